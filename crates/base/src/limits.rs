@@ -1,0 +1,267 @@
+//! Every bound of the house, each with its arithmetic or its reason.
+//!
+//! At each limit there is one refusal that says which limit it was. Limits that a hoster may want to move
+//! are the defaults of an option or a manifest key; the ones that end in `_MAX` and stand in neither are fixed.
+
+use std::time::Duration;
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+// ---- names ----
+
+/// Bytes of a name. `stage--app` must fit one DNS label of 63 bytes only when both are short; the router
+/// refuses the pair that doesn't fit. 40 leaves room for a stage of 21.
+pub const NAME_BYTES_MAX: usize = 40;
+/// RFC 1035, 2.3.4: 255 octets on the wire, 253 in text.
+pub const DOMAIN_BYTES_MAX: usize = 253;
+/// RFC 1035, 2.3.4.
+pub const LABEL_BYTES_MAX: usize = 63;
+
+// ---- the manifest ----
+
+/// Bytes of a `firm.toml`. The largest that people write by hand is a few KiB.
+pub const MANIFEST_BYTES_MAX: usize = 256 * KIB;
+/// Routes of an app: they are searched in order of length for each request.
+pub const ROUTES_MAX: usize = 256;
+/// Components of an app. Each is compiled at push.
+pub const COMPONENTS_MAX: usize = 16;
+/// Static folders of an app.
+pub const STATICS_MAX: usize = 16;
+/// Bindings of one kind (KV buckets, secrets) an app may name.
+pub const BINDINGS_MAX: usize = 64;
+/// Hosts on an app's outbound allow-list.
+pub const OUTBOUND_HOSTS_MAX: usize = 64;
+/// Environment variables of an app.
+pub const ENV_VARS_MAX: usize = 256;
+/// Bytes of one environment variable or secret.
+pub const ENV_VALUE_BYTES_MAX: usize = 32 * KIB;
+/// Stages of an app, `live` included.
+pub const STAGES_PER_APP_MAX: usize = 32;
+/// Releases that an app remembers. The oldest that no stage runs is forgotten first.
+pub const RELEASES_PER_APP_MAX: usize = 100;
+/// Stage changes (push, promote, rollback) that a stage remembers.
+pub const STAGE_HISTORY_MAX: usize = 100;
+/// Apps of a tenant, and tenants and domains of a cloud: the 10,000 idle apps that one box must carry, with room.
+pub const APPS_PER_TENANT_MAX: usize = 20_000;
+pub const TENANTS_MAX: usize = 20_000;
+pub const DOMAINS_PER_APP_MAX: usize = 64;
+pub const TOKENS_PER_TENANT_MAX: usize = 256;
+/// Bytes of a token's label, and of what a push says about where it came from.
+pub const LABEL_TEXT_BYTES_MAX: usize = 200;
+
+// ---- a push ----
+
+/// Bytes of one chunk: what an upload request may carry, and what is hashed and written in one go.
+pub const CHUNK_BYTES_MAX: usize = 4 * MIB;
+/// The mean that the content-defined chunker aims at; small enough that a changed line in a 13 MB component
+/// costs about one chunk.
+pub const CHUNK_BYTES_AVG: usize = MIB;
+pub const CHUNK_BYTES_MIN: usize = 256 * KIB;
+/// Bytes of one file of a release.
+pub const FILE_BYTES_MAX: u64 = GIB;
+/// Bytes of all files of a release.
+pub const RELEASE_BYTES_MAX: u64 = 4 * GIB;
+/// Files of a release: their index is one chunk of JSON, about 200 bytes a file: 20,000 × 200 B = 4 MB.
+pub const RELEASE_FILES_MAX: usize = 20_000;
+/// Bytes of a path within a release.
+pub const ASSET_PATH_BYTES_MAX: usize = 1024;
+/// Bytes of a component. A JavaScript component is 13 MB, a Python one 18 MB.
+pub const COMPONENT_BYTES_MAX: u64 = 64 << 20;
+/// Wall time of one compilation. 18 MB of Python took 10 s on two cores.
+pub const COMPILE_TIME_MAX: Duration = Duration::from_secs(120);
+/// Address space of the compile process: Cranelift peaks near 1 GiB for 18 MB of Python.
+pub const COMPILE_MEMORY_MAX: u64 = 6 * GIB;
+/// Bytes that the compile process may answer: native code is 3 to 6 times its wasm.
+pub const ARTIFACT_BYTES_MAX: u64 = 512 << 20;
+/// Compilations at once on a box; further pushes wait their turn.
+pub const COMPILES_AT_ONCE: usize = 1;
+/// Pushes that may wait for the compiler before the next is refused with 503.
+pub const COMPILES_WAITING_MAX: usize = 32;
+/// How often orphaned chunks and artifacts are swept.
+pub const SWEEP_EVERY: Duration = Duration::from_mins(10);
+/// Free disk under which the box is concerned: four releases of the largest size would not fit, but writes still do.
+pub const DISK_FREE_BYTES_MIN: u64 = GIB;
+/// Age at which a chunk that no release names is swept: longer than any push lasts.
+pub const CHUNK_ORPHAN_AGE: Duration = Duration::from_hours(1);
+
+/// New chunks of a release that are synced one by one; for more, the whole file system is synced once. A sync is
+/// 1.2 ms, so this is 40 ms, about what syncing everybody's writes costs.
+pub const CHUNKS_SYNCED_SINGLY_MAX: usize = 32;
+
+/// Damaged chunks that are remembered, so that a push replaces them: 48 bytes each. A disk with more is beyond that.
+pub const CHUNKS_DAMAGED_MAX: usize = 65_536;
+
+// ---- the record ----
+
+/// Commands that one durable append may carry: one fdatasync for all who wait.
+pub const COMMANDS_PER_APPEND_MAX: usize = 256;
+/// Commands that may wait for the log before the next is refused.
+pub const COMMANDS_WAITING_MAX: usize = 1024;
+/// Commands after which the record is written as a snapshot and the log is cut. Replay of one is about
+/// 10 µs, so a start replays at the most 20 ms of log.
+pub const COMMANDS_PER_SNAPSHOT: u64 = 2_000;
+/// Bytes of log after which it is cut likewise: commands may carry a manifest of 256 KiB each. JSON is read at
+/// 200 MB/s or more, so this is a third of a second of start.
+pub const RECORD_LOG_BYTES_MAX: usize = 64 * MIB;
+/// Bytes of one row of a snapshot: SQLite takes no text of more than 1 GB, and a part is copied once.
+pub const RECORD_SNAPSHOT_PART_BYTES: usize = 64 * MIB;
+/// Appends that a watcher of the record may be behind before it is told to build everything anew.
+pub const RECORD_NEWS_WAITING_MAX: usize = 256;
+
+// ---- databases ----
+
+/// Threads that own databases. A database belongs to one of them for good.
+pub const DATABASE_THREADS: usize = 4;
+/// Databases that one owner thread holds open; the least recently used is closed for the next.
+pub const DATABASES_OPEN_PER_THREAD_MAX: usize = 64;
+/// Operations that may wait for one owner thread before the next is refused.
+pub const DATABASE_OPERATIONS_WAITING_MAX: usize = 4_096;
+/// Operations of one tenant among those: one app at its highest concurrency fits, and eight tenants who flood one
+/// thread don't fill it for the others before their own are refused.
+pub const DATABASE_OPERATIONS_WAITING_PER_TENANT_MAX: usize = 512;
+/// Bytes of keys and values that may wait for one owner thread, and those of one tenant among them.
+pub const DATABASE_BYTES_WAITING_MAX: usize = 256 * MIB;
+pub const DATABASE_BYTES_WAITING_PER_TENANT_MAX: usize = 32 * MIB;
+/// Bytes that one turn of a database reads or writes before others have theirs: an NVMe disk's 10 ms.
+pub const DATABASE_BYTES_PER_TURN_MAX: usize = 16 * MIB;
+/// Bytes of pages that one open database keeps in memory. 4 threads × 64 open × 2 (one reads, one writes) × 512 KiB
+/// = 256 MiB at the most.
+pub const DATABASE_CACHE_BYTES_MAX: usize = 512 * KIB;
+/// Operations that share one transaction, and so one fdatasync.
+pub const DATABASE_OPERATIONS_PER_COMMIT_MAX: usize = 256;
+/// Bytes of one database file.
+pub const DATABASE_BYTES_MAX: u64 = GIB;
+/// Bytes of a KV key and of a KV value.
+pub const KV_KEY_BYTES_MAX: usize = 1024;
+pub const KV_VALUE_BYTES_MAX: usize = MIB;
+/// Keys that one `list-keys` page returns.
+pub const KV_LIST_PAGE: usize = 1_000;
+/// Keys of one batch call.
+pub const KV_BATCH_MAX: usize = 100;
+/// Bytes of keys and values of one batch call, in or out: what one turn of a database carries.
+pub const KV_BATCH_BYTES_MAX: usize = DATABASE_BYTES_PER_TURN_MAX;
+
+// ---- logs ----
+
+/// Bytes of one line of an app's log; the rest of a longer line is cut and says so.
+pub const LOG_LINE_BYTES_MAX: usize = 8 * KIB;
+/// Bytes of one log file of an app; two are kept, so an app holds at the most twice this.
+pub const LOG_FILE_BYTES_MAX: u64 = 4 << 20;
+/// Lines that wait for a slow follower before it is told how many it missed.
+pub const LOG_LINES_WAITING_MAX: usize = 1_024;
+/// Lines that one app may write in a second; more are counted and dropped.
+pub const LOG_LINES_PER_SECOND_MAX: u64 = 2_000;
+/// Lines of all apps that wait for the writer: 64 MiB when each is as long as it may be. More are counted and dropped.
+pub const LOG_LINES_QUEUED_MAX: usize = 8_192;
+/// Log files that the writer keeps open; the least recently used is closed for the next.
+pub const LOG_FILES_OPEN_MAX: usize = 256;
+/// Apps whose rate of lines is remembered at once: 100 bytes each. Beyond, all start anew.
+pub const LOG_GATES_MAX: usize = 65_536;
+/// Lines that one look at a log returns: more than anybody reads, 80 MB at the very most.
+pub const LOG_TAIL_LINES_MAX: usize = 10_000;
+/// Bytes of a request's id in a line.
+pub const LOG_REQUEST_BYTES_MAX: usize = 128;
+
+// ---- tenants' code ----
+
+/// Instances that live at once on a box: the pooling allocator reserves address space for each.
+/// 1,000 × 4 GiB is 4 TiB of the 128 TiB that a process has; memory is only what is touched.
+pub const INSTANCES_MAX: u32 = 1_000;
+/// The most that a manifest may ask for.
+pub const INSTANCE_MEMORY_MAX: u64 = GIB;
+pub const INSTANCE_MEMORY_DEFAULT: u64 = 128 << 20;
+pub const REQUEST_CPU_MAX: Duration = Duration::from_secs(60);
+pub const REQUEST_CPU_DEFAULT: Duration = Duration::from_secs(2);
+pub const REQUEST_TIME_MAX: Duration = Duration::from_mins(10);
+pub const REQUEST_TIME_DEFAULT: Duration = Duration::from_secs(30);
+pub const APP_CONCURRENCY_MAX: u32 = 500;
+pub const APP_CONCURRENCY_DEFAULT: u32 = 64;
+/// Requests that may wait for each place of an app's concurrency before the next is refused.
+pub const WAITING_PER_PLACE_MAX: u32 = 4;
+/// The clock that counts a guest's CPU time: one tick.
+pub const EPOCH_TICK: Duration = Duration::from_millis(5);
+/// What a guest may see of the time: fine enough for caches and logs, too coarse to time another tenant's code.
+pub const GUEST_CLOCK_GRAIN: Duration = Duration::from_millis(1);
+/// Elements of a guest's tables together. The largest that is known, CPython, has 10,000 or so.
+pub const GUEST_TABLE_ELEMENTS_MAX: usize = 100_000;
+pub const GUEST_STACK_BYTES_MAX: usize = 512 * KIB;
+/// Core instances of one component. JavaScript has 4, Python about 30: each shared library is one, with its shims.
+pub const INSTANCE_CORES_MAX: u32 = 100;
+/// Memories of one component: one, and one more for each component composed into it.
+pub const INSTANCE_MEMORIES_MAX: u32 = 8;
+/// Tables of one component: one or two for each memory.
+pub const INSTANCE_TABLES_MAX: u32 = 16;
+/// Handles that an instance may hold at once: streams, fields, requests, buckets.
+pub const GUEST_RESOURCES_MAX: usize = 10_000;
+/// Bytes that one host call may take out of a guest: the largest is a batch of values of `KV_VALUE_BYTES_MAX`,
+/// of which 16 are enough.
+pub const GUEST_CALL_BYTES_MAX: usize = 16 * MIB;
+/// Random bytes that a guest may ask for at once.
+pub const GUEST_RANDOM_BYTES_MAX: u64 = MIB as u64;
+/// Lines of the call stack that the log gets with a trap.
+pub const TRAP_FRAMES_MAX: usize = 16;
+/// Outgoing requests that one request may have open.
+pub const OUTBOUND_AT_ONCE_MAX: usize = 16;
+pub const OUTBOUND_CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+/// Compiled components kept mapped; the least recently used is dropped for the next.
+pub const PROGRAMS_LOADED_MAX: usize = 10_000;
+
+// ---- the front end ----
+
+/// Connections one core may hold open.
+/// 1 GiB a core for sockets ÷ (16 KiB read + 16 KiB write buffer + 4 KiB of state) = 29,127; rounded down to a power of two.
+pub const CONNECTIONS_PER_CORE_MAX: usize = 16_384;
+/// Bytes of a request's line and headers. nginx allows 4 × 8 KiB.
+pub const HEADER_BYTES_MAX: usize = 32 * KIB;
+/// Header fields of a request.
+pub const HEADER_FIELDS_MAX: usize = 100;
+/// Bytes of a request's path and query.
+pub const URL_BYTES_MAX: usize = 8 * KIB;
+/// Bytes of a request body to an app.
+pub const REQUEST_BODY_BYTES_MAX: u64 = 100 << 20;
+/// Streams of one HTTP/2 connection at once.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 128;
+/// From accept to a finished TLS handshake.
+pub const TLS_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+/// From the first byte of a request to the last of its headers.
+pub const HEADERS_TIME_MAX: Duration = Duration::from_secs(15);
+/// A connection without a request.
+pub const IDLE_TIME_MAX: Duration = Duration::from_secs(75);
+/// What a draining node gives requests in flight.
+pub const DRAIN_TIME_DEFAULT: Duration = Duration::from_secs(30);
+/// Certificates made for local names and kept; the least recently used is made again.
+pub const CERTIFICATES_CACHED_MAX: usize = 4_096;
+/// Small static files that one core keeps in memory.
+pub const STATIC_CACHE_BYTES_PER_CORE: usize = 64 * MIB;
+/// The largest file that this cache takes.
+pub const STATIC_CACHED_FILE_BYTES_MAX: usize = 256 * KIB;
+/// Release indexes that one core keeps parsed.
+pub const INDEXES_CACHED_PER_CORE_MAX: usize = 1_024;
+/// Client keys that one throttle remembers at once; the oldest idle key makes room.
+pub const THROTTLE_KEYS_MAX: usize = 65_536;
+
+// ---- the management API ----
+
+/// Bytes of a JSON body.
+pub const API_BODY_BYTES_MAX: usize = 16 * MIB;
+/// API requests that run at once on a box.
+pub const API_REQUESTS_AT_ONCE: usize = 256;
+/// Digests of one question about missing chunks.
+pub const MISSING_DIGESTS_MAX: usize = 10_000;
+/// Life of a share link.
+pub const SHARE_TIME_DEFAULT: Duration = Duration::from_hours(24);
+pub const SHARE_TIME_MAX: Duration = Duration::from_hours(24 * 30);
+
+// ---- the command line ----
+
+/// From the first SYN to a finished TLS handshake with the API.
+pub const CLIENT_CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+/// What the API gets to answer anything but a push. Every answer is one durable append at the most; a minute
+/// forgives a slow disk and a slow line.
+pub const CLIENT_ANSWER_TIME_MAX: Duration = Duration::from_mins(1);
+/// What the API gets to answer a push: its turn at the compiler, a compilation of each component, the append.
+pub const PUSH_ANSWER_TIME_MAX: Duration = Duration::from_mins(15);
+/// Chunks that one push sends at once: 4 × 4 MiB are read, in flight and enough to fill a line of 100 ms.
+pub const UPLOADS_AT_ONCE: usize = 4;
