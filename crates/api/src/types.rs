@@ -1,0 +1,320 @@
+//! What travels in requests and answers. All JSON; times are milliseconds since 1970, UTC.
+
+use std::collections::BTreeMap;
+
+use base::{Digest, Domain, Name, ReleaseNo, Timestamp, TokenId};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use state::manifest::Fault;
+use state::{Change, Grant, Manifest, Origin};
+
+/// The answer to every request that didn't do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Problem {
+    /// A word for scripts, which never changes: `no_such_app`, `unauthorised` …
+    pub code: String,
+    /// What happened, to what.
+    pub message: String,
+    /// What to do next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+    /// What is wrong with the manifest, when that is what happened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<Fault>,
+    /// Finds the request in the box's log.
+    pub request: String,
+}
+
+/// Does the box serve?
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Health {
+    pub serving: bool,
+    pub version: String,
+    pub draining: bool,
+}
+
+/// The box and the cloud, as the caller may see them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Status {
+    pub serving: bool,
+    pub version: String,
+    pub draining: bool,
+    /// When this node started.
+    pub since: Timestamp,
+    /// Commands that the record holds.
+    pub record_index: u64,
+    /// Tenants and apps that the caller may see.
+    pub tenants: u64,
+    pub apps: u64,
+    /// What isn't as it should be, and what to do about it. Empty when all is well.
+    pub concerns: Vec<String>,
+}
+
+/// The holder of the token that was sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Whoami {
+    pub token: TokenId,
+    pub label: String,
+    pub grant: Grant,
+    /// None for an operator.
+    pub tenant: Option<Name>,
+    pub expires: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TenantView {
+    pub tenant: Name,
+    pub created: Timestamp,
+    pub apps: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TenantCreate {
+    pub tenant: Name,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TokenView {
+    pub token: TokenId,
+    pub label: String,
+    pub grant: Grant,
+    pub created: Timestamp,
+    pub expires: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenCreate {
+    pub label: String,
+    pub grant: Grant,
+    /// Seconds from now. Never expires when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_in: Option<u64>,
+}
+
+/// A new token. Its secret is shown this once and kept nowhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TokenCreated {
+    pub token: TokenId,
+    pub secret: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AppView {
+    pub app: Name,
+    pub created: Timestamp,
+    /// The live stage's address.
+    pub url: String,
+    /// What the live stage runs.
+    pub running: Option<ReleaseNo>,
+    pub stages: Vec<Name>,
+    pub domains: Vec<Domain>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChunksAsked {
+    pub chunks: Vec<Digest>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ChunksMissing {
+    pub missing: Vec<Digest>,
+}
+
+/// A file as its chunks, in order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// BLAKE3 of the whole file.
+    pub digest: Digest,
+    /// Bytes of the whole file.
+    pub size: u64,
+    pub chunks: Vec<Chunk>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Chunk {
+    pub digest: Digest,
+    pub size: u64,
+}
+
+/// What a release is made of. Stored as a chunk itself; its digest is the release's content.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Index {
+    /// Files of each static folder, by their path below it (`css/site.css`).
+    #[serde(default)]
+    pub statics: BTreeMap<Name, BTreeMap<String, File>>,
+    /// The built component of each name.
+    #[serde(default)]
+    pub components: BTreeMap<Name, File>,
+}
+
+impl Index {
+    /// Every file of it.
+    pub fn files(&self) -> impl Iterator<Item = &File> {
+        self.statics.values().flat_map(BTreeMap::values).chain(self.components.values())
+    }
+}
+
+/// A push, after its chunks were uploaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Push {
+    /// `live` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<Name>,
+    pub manifest: Manifest,
+    pub index: Index,
+    /// Where the source came from, such as a git revision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+}
+
+/// What a push, promotion, rollback or change of variables ended in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Deployed {
+    pub url: String,
+    pub tenant: Name,
+    pub app: Name,
+    pub stage: Name,
+    pub release: ReleaseNo,
+    /// Does everybody see it, or only members and holders of a share link?
+    pub public: bool,
+    /// What is likely not meant, such as a bound secret that isn't set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReleaseView {
+    pub release: ReleaseNo,
+    pub stage: Name,
+    /// Does its stage run it now?
+    pub running: bool,
+    pub at: Timestamp,
+    pub by: String,
+    pub origin: Origin,
+    pub content: Digest,
+    pub source: Option<String>,
+    /// The manifest and variables as the stage runs them.
+    pub manifest: Manifest,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StageView {
+    pub stage: Name,
+    pub url: String,
+    pub public: bool,
+    pub running: Option<ReleaseNo>,
+    pub history: Vec<Change>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Promote {
+    /// The stage to run it on; `live` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Name>,
+    /// Refuse when the stage runs another release by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<ReleaseNo>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rollback {
+    /// The one before the running release when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<ReleaseNo>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Share {
+    /// Seconds that the link opens the stage. A day when absent, 30 days at the most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_in: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Shared {
+    pub url: String,
+    pub expires: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Env {
+    /// Set with `firm env`.
+    pub set: BTreeMap<String, String>,
+    /// From the manifest of the running release, where nothing set wins over it.
+    pub manifest: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EnvChange {
+    /// A value sets, null takes away.
+    pub changes: BTreeMap<String, Option<String>>,
+}
+
+/// The release that the change made; none when nothing runs there yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EnvChanged {
+    pub release: Option<ReleaseNo>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Secrets {
+    /// Names only: a secret is never shown again.
+    pub set: Vec<String>,
+    /// Bound by the running release and not set.
+    pub missing: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SecretSet {
+    pub value: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DomainView {
+    pub domain: Domain,
+    pub at: Timestamp,
+    /// Was a certificate uploaded? Otherwise the cloud's own authority signs one.
+    pub certificate: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DomainAdd {
+    /// PEM, leaf first; with `key`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<String>,
+    /// PEM of the private key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+}
+
+/// One line of an app's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LogLine {
+    pub at: Timestamp,
+    pub stage: String,
+    pub release: String,
+    /// The id that the visitor's answer carried in `x-request-id`.
+    pub request: String,
+    /// `stdout`, `stderr`, `fault` or `request`.
+    pub stream: String,
+    pub text: String,
+}
+
+/// Done, with nothing more to say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Done {
+    pub done: bool,
+}

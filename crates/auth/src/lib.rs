@@ -1,0 +1,14 @@
+//! Who are you, may you: tokens, grants, share links, and the sealing of what the record must not show.
+//!
+//! Pure but for the random bytes that it is handed: no I/O, no clock. Cryptography is aws-lc's and BLAKE3's;
+//! here it is only put to use.
+
+mod allow;
+mod seal;
+mod share;
+mod token;
+
+pub use allow::{Caller, Denied, Wants, identify, may};
+pub use seal::{Key, OpenError};
+pub use share::{Pass, PassError};
+pub use token::{Minted, mint};
