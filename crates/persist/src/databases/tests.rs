@@ -1,0 +1,368 @@
+use std::collections::BTreeMap;
+
+use base::limits::{DATABASES_OPEN_PER_THREAD_MAX, KV_LIST_PAGE};
+use proptest::prelude::*;
+
+use super::*;
+
+fn opened() -> (tempfile::TempDir, Databases) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let databases = Databases::open(dir.path()).expect("it is new");
+    (dir, databases)
+}
+
+fn db(tenant: u64, id: u64) -> Database {
+    Database { tenant: TenantId(tenant), id: DatabaseId(id) }
+}
+
+fn name(text: &str) -> Name {
+    text.parse().expect("a test's name")
+}
+
+fn bytes(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime without a driver").block_on(future)
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_read_at_once_and_after_a_start() {
+    let (dir, databases) = opened();
+    let (db, bucket) = (db(1, 7), name("b"));
+    assert_eq!(databases.get(db, &bucket, "k").await, Ok(None));
+    assert_eq!(databases.get_many(db, &bucket, vec!["k".into(), "l".into()]).await, Ok(vec![None, None]));
+    assert_eq!(databases.list(db, &bucket, None).await, Ok(Page::default()));
+    assert!(!dir.path().join("databases/1").exists(), "reading makes no file");
+    databases.set(db, &bucket, "k", bytes("v")).await.expect("there is room");
+    assert_eq!(databases.get(db, &bucket, "k").await, Ok(Some(bytes("v"))));
+    assert_eq!(databases.get(db, &name("c"), "k").await, Ok(None), "another bucket");
+    databases.close();
+    assert_eq!(databases.get(db, &bucket, "k").await, Err(KvError::Closed));
+    assert_eq!(databases.set(db, &bucket, "k", bytes("w")).await, Err(KvError::Closed));
+    let databases = Databases::open(dir.path()).expect("it was closed");
+    assert_eq!(databases.get(db, &bucket, "k").await, Ok(Some(bytes("v"))));
+    assert_eq!(databases.exists(db, &bucket, "k").await, Ok(true));
+    databases.delete(db, &bucket, "k").await.expect("there is room");
+    assert_eq!(databases.exists(db, &bucket, "k").await, Ok(false));
+}
+
+#[tokio::test]
+async fn pages_hold_every_key_once_and_in_order() {
+    let (_dir, databases) = opened();
+    let (db, bucket) = (db(1, 1), name("b"));
+    let wanted: Vec<String> = (0..KV_LIST_PAGE + 1).map(|number| format!("{number:05}")).collect();
+    for keys in wanted.chunks(KV_BATCH_MAX) {
+        let pairs = keys.iter().rev().map(|key| (key.clone(), Bytes::new())).collect();
+        databases.set_many(db, &bucket, pairs).await.expect("there is room");
+    }
+    databases.set(db, &name("a"), "00000-another-bucket", Bytes::new()).await.expect("there is room");
+    let first = databases.list(db, &bucket, None).await.expect("readable");
+    assert_eq!(first.keys, wanted[..KV_LIST_PAGE]);
+    let second = databases.list(db, &bucket, first.next.as_deref()).await.expect("readable");
+    assert_eq!(second, Page { keys: wanted[KV_LIST_PAGE..].to_vec(), next: None });
+    databases.delete(db, &bucket, &wanted[0]).await.expect("there is room");
+    let only = databases.list(db, &bucket, None).await.expect("readable");
+    assert_eq!((only.keys.len(), only.next), (KV_LIST_PAGE, None), "a full page may be the last");
+}
+
+#[tokio::test]
+async fn numbers_count() {
+    let (_dir, databases) = opened();
+    let (db, bucket) = (db(1, 1), name("b"));
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let (databases, bucket) = (databases.clone(), bucket.clone());
+        waiting.spawn(async move { databases.increment(db, &bucket, "visits", 2).await });
+    }
+    let mut sums: Vec<i64> = waiting.join_all().await.into_iter().collect::<Result<_, _>>().expect("numbers");
+    sums.sort_unstable();
+    assert_eq!(sums, (1..=64).map(|count| 2 * count).collect::<Vec<_>>(), "each got its own");
+    assert_eq!(databases.get(db, &bucket, "visits").await, Ok(Some(bytes("128"))));
+    assert_eq!(databases.increment(db, &bucket, "visits", -129).await, Ok(-1));
+    assert_eq!(databases.increment(db, &bucket, "visits", i64::MIN).await, Err(KvError::NotANumber));
+    databases.set(db, &bucket, "text", bytes("many")).await.expect("there is room");
+    assert_eq!(databases.increment(db, &bucket, "text", 1).await, Err(KvError::NotANumber));
+    assert_eq!(databases.get(db, &bucket, "text").await, Ok(Some(bytes("many"))));
+}
+
+#[tokio::test]
+async fn a_swap_happens_only_on_what_was_expected() {
+    let (_dir, databases) = opened();
+    let (db, bucket) = (db(1, 1), name("b"));
+    assert_eq!(databases.swap(db, &bucket, "k", Some(bytes("a")), bytes("b")).await, Ok(false));
+    assert_eq!(databases.swap(db, &bucket, "k", None, bytes("a")).await, Ok(true));
+    assert_eq!(databases.swap(db, &bucket, "k", None, bytes("b")).await, Ok(false));
+    assert_eq!(databases.swap(db, &bucket, "k", Some(bytes("a")), bytes("b")).await, Ok(true));
+    assert_eq!(databases.get(db, &bucket, "k").await, Ok(Some(bytes("b"))));
+}
+
+#[tokio::test]
+async fn each_limit_has_its_refusal() {
+    let (dir, databases) = opened();
+    let (db, bucket) = (db(1, 1), name("b"));
+    let key = "k".repeat(KV_KEY_BYTES_MAX);
+    let long = format!("{key}k");
+    let too_long = KvError::KeyTooLong { bytes: KV_KEY_BYTES_MAX + 1, max: KV_KEY_BYTES_MAX };
+    let value = Bytes::from(vec![7; KV_VALUE_BYTES_MAX]);
+    let large = Bytes::from(vec![7; KV_VALUE_BYTES_MAX + 1]);
+    let too_large = KvError::ValueTooLarge { bytes: KV_VALUE_BYTES_MAX + 1, max: KV_VALUE_BYTES_MAX };
+    assert_eq!(databases.get(db, &bucket, &long).await, Err(too_long.clone()));
+    assert_eq!(databases.exists(db, &bucket, &long).await, Err(too_long.clone()));
+    assert_eq!(databases.list(db, &bucket, Some(&long)).await, Err(too_long.clone()));
+    assert_eq!(databases.set(db, &bucket, &long, Bytes::new()).await, Err(too_long.clone()));
+    assert_eq!(databases.increment(db, &bucket, &long, 1).await, Err(too_long));
+    assert_eq!(databases.set(db, &bucket, "k", large.clone()).await, Err(too_large.clone()));
+    assert_eq!(databases.swap(db, &bucket, "k", None, large).await, Err(too_large));
+    let many = vec!["k".to_owned(); KV_BATCH_MAX + 1];
+    assert_eq!(databases.get_many(db, &bucket, many.clone()).await, Err(batch_too_large()));
+    assert_eq!(databases.delete_many(db, &bucket, many).await, Err(batch_too_large()));
+    assert!(!dir.path().join("databases/1").exists(), "nothing was written");
+    databases.set(db, &bucket, &key, value.clone()).await.expect("both are just small enough");
+    assert_eq!(databases.get(db, &bucket, &key).await, Ok(Some(value)));
+    let answer = vec![key; KV_BATCH_BYTES_MAX / KV_VALUE_BYTES_MAX + 1];
+    assert_eq!(databases.get_many(db, &bucket, answer).await, Err(batch_too_large()), "the answer would be");
+}
+
+#[tokio::test]
+async fn a_full_database_refuses_takes_deletions_and_goes_on() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let databases = Databases::open_bounded(dir.path(), 256 << 10).expect("it is new");
+    let (db, bucket) = (db(1, 1), name("b"));
+    let half = Bytes::from(vec![7; 128 << 10]);
+    databases.set(db, &bucket, "first", half.clone()).await.expect("there is room");
+    let full = databases.set(db, &bucket, "second", half.clone()).await;
+    assert_eq!(full, Err(KvError::Full { max: 256 << 10 }));
+    assert_eq!(databases.exists(db, &bucket, "second").await, Ok(false));
+    databases.set(db, &bucket, "small", bytes("fits")).await.expect("there is room");
+    databases.delete(db, &bucket, "first").await.expect("deleting makes room");
+    databases.set(db, &bucket, "second", half).await.expect("there is room again");
+    assert_eq!(databases.get(db, &bucket, "small").await, Ok(Some(bytes("fits"))));
+}
+
+#[tokio::test]
+async fn a_damaged_database_is_its_own_tenants_alone() {
+    let (dir, databases) = opened();
+    let bucket = name("b");
+    // Both belong to one thread.
+    let (damaged, whole) = (db(1, 1), db(2, 1 + DATABASE_THREADS as u64));
+    for db in [damaged, whole] {
+        databases.set(db, &bucket, "k", bytes("v")).await.expect("there is room");
+    }
+    drop(databases);
+    let path = dir.path().join("databases/1/1.sqlite");
+    for garbage in [vec![0xaa; 8192], b"SQLite format 3\0".repeat(512), vec![7]] {
+        std::fs::write(&path, garbage).expect("the disk has room");
+        let databases = Databases::open(dir.path()).expect("no database is opened yet");
+        for _ in 0..2 {
+            assert!(matches!(databases.get(damaged, &bucket, "k").await, Err(KvError::Broken(_))));
+            assert!(matches!(databases.set(damaged, &bucket, "k", bytes("w")).await, Err(KvError::Broken(_))));
+            assert_eq!(databases.get(whole, &bucket, "k").await, Ok(Some(bytes("v"))));
+            databases.set(whole, &bucket, "k", bytes("v")).await.expect("it is whole");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_newer_format_is_refused() {
+    let (dir, databases) = opened();
+    let (db, bucket) = (db(1, 1), name("b"));
+    databases.set(db, &bucket, "k", bytes("v")).await.expect("there is room");
+    drop(databases);
+    let connection = rusqlite::Connection::open(dir.path().join("databases/1/1.sqlite")).expect("it is there");
+    connection.pragma_update(None, "user_version", 9).expect("it is ours");
+    drop(connection);
+    let databases = Databases::open(dir.path()).expect("no database is opened yet");
+    let wanted = KvError::Broken("it has format 9, and this build reads up to 1: run the newer build".to_owned());
+    assert_eq!(databases.get(db, &bucket, "k").await, Err(wanted.clone()));
+    assert_eq!(databases.set(db, &bucket, "k", bytes("w")).await, Err(wanted));
+}
+
+#[tokio::test]
+async fn more_databases_than_stay_open() {
+    let (dir, databases) = opened();
+    let bucket = name("b");
+    let all: Vec<Database> =
+        (0..=DATABASES_OPEN_PER_THREAD_MAX as u64).map(|number| db(1, number * DATABASE_THREADS as u64)).collect();
+    let mut waiting = tokio::task::JoinSet::new();
+    for db in all.clone() {
+        let (databases, bucket) = (databases.clone(), bucket.clone());
+        waiting.spawn(async move { databases.increment(db, &bucket, "k", db.id.0.cast_signed()).await });
+    }
+    assert!(waiting.join_all().await.iter().all(Result::is_ok));
+    for db in &all {
+        let wanted = Bytes::from(db.id.0.to_string());
+        assert_eq!(databases.get(*db, &bucket, "k").await, Ok(Some(wanted)));
+    }
+    let mut listed = databases.all().expect("the directory is ours");
+    listed.sort_unstable();
+    assert_eq!(listed, all);
+    for db in all {
+        databases.drop_database(db).await.expect("it is ours");
+        assert_eq!(databases.get(db, &bucket, "k").await, Ok(None));
+    }
+    assert!(!dir.path().join("databases/1").exists());
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_does_not_take_its_write_back() {
+    let (_dir, databases) = opened();
+    let (db, bucket) = (db(1, 1), name("b"));
+    {
+        let mut left = std::pin::pin!(databases.set(db, &bucket, "k", bytes("v")));
+        let once = std::future::poll_fn(|context| std::task::Poll::Ready(left.as_mut().poll(context).is_pending()));
+        once.await;
+    }
+    // A later write of the same database comes after it.
+    databases.set(db, &bucket, "l", bytes("v")).await.expect("there is room");
+    assert_eq!(databases.exists(db, &bucket, "k").await, Ok(true));
+}
+
+/// A write and what the model says of it.
+#[derive(Clone, Debug)]
+enum Write {
+    Set(Vec<(String, Bytes)>),
+    Delete(Vec<String>),
+    Increment(String, i64),
+    Swap(String, Option<Bytes>, Bytes),
+}
+
+fn key() -> impl Strategy<Value = String> {
+    // Few keys, so that operations meet; all that a key may hold, so that none is special.
+    prop_oneof![4 => "[a-d]", 1 => any::<String>().prop_filter("short", |key| key.len() < 200)]
+}
+
+fn value() -> impl Strategy<Value = Bytes> {
+    prop_oneof![
+        2 => (-9..9_i64).prop_map(|number| Bytes::from(number.to_string())),
+        1 => proptest::collection::vec(any::<u8>(), 0..40).prop_map(Bytes::from),
+        1 => (0..100_000_usize).prop_map(|bytes| Bytes::from(vec![b'x'; bytes])),
+    ]
+}
+
+fn write() -> impl Strategy<Value = Write> {
+    prop_oneof![
+        3 => proptest::collection::vec((key(), value()), 1..4).prop_map(Write::Set),
+        1 => proptest::collection::vec(key(), 1..4).prop_map(Write::Delete),
+        2 => (key(), -9..9_i64).prop_map(|(key, delta)| Write::Increment(key, delta)),
+        1 => (key(), proptest::option::of(value()), value()).prop_map(|(key, old, new)| Write::Swap(key, old, new)),
+    ]
+}
+
+type Model = BTreeMap<String, Bytes>;
+
+/// What the model does and answers, as text.
+fn modelled(model: &mut Model, write: &Write) -> String {
+    match write {
+        Write::Set(pairs) => {
+            model.extend(pairs.iter().cloned());
+            "done".to_owned()
+        }
+        Write::Delete(keys) => {
+            keys.iter().for_each(|key| drop(model.remove(key)));
+            "done".to_owned()
+        }
+        Write::Increment(key, delta) => {
+            let held = model.get(key).map_or(Some(0), |held| std::str::from_utf8(held).ok()?.parse::<i64>().ok());
+            match held.and_then(|held| held.checked_add(*delta)) {
+                Some(sum) => {
+                    model.insert(key.clone(), Bytes::from(sum.to_string()));
+                    sum.to_string()
+                }
+                None => "NotANumber".to_owned(),
+            }
+        }
+        Write::Swap(key, old, new) => {
+            let fits = model.get(key) == old.as_ref();
+            if fits {
+                model.insert(key.clone(), new.clone());
+            }
+            fits.to_string()
+        }
+    }
+}
+
+async fn performed(databases: Databases, db: Database, bucket: Name, write: Write) -> String {
+    let done = |outcome: Result<(), KvError>| outcome.map(|()| "done".to_owned());
+    let outcome = match write {
+        Write::Set(pairs) => done(databases.set_many(db, &bucket, pairs).await),
+        Write::Delete(keys) => done(databases.delete_many(db, &bucket, keys).await),
+        Write::Increment(key, delta) => databases.increment(db, &bucket, &key, delta).await.map(|sum| sum.to_string()),
+        Write::Swap(key, old, new) => databases.swap(db, &bucket, &key, old, new).await.map(|fits| fits.to_string()),
+    };
+    outcome.unwrap_or_else(|error| format!("{error:?}"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Groups of writes that wait together, to two tenants' databases of one thread, against two maps.
+    #[test]
+    fn it_is_a_map(groups in proptest::collection::vec(proptest::collection::vec((0..2_usize, write()), 1..12), 1..5)) {
+        let (dir, mut databases) = opened();
+        let dbs = [db(1, 4), db(2, 8)];
+        let bucket = name("b");
+        let mut models = [Model::new(), Model::new()];
+        block_on(async {
+            for group in groups {
+                let mut waiting = Vec::new();
+                for (which, write) in group {
+                    let wanted = modelled(&mut models[which], &write);
+                    let performed = performed(databases.clone(), dbs[which], bucket.clone(), write);
+                    waiting.push((wanted, tokio::spawn(performed)));
+                }
+                for (wanted, got) in waiting {
+                    prop_assert_eq!(got.await.expect("no panic"), wanted);
+                }
+                for (db, model) in dbs.iter().zip(&models) {
+                    let page = databases.list(*db, &bucket, None).await.expect("readable");
+                    prop_assert!(page.keys.iter().eq(model.keys()), "{:?} {:?}", page, model.keys());
+                    let keys: Vec<String> = model.keys().cloned().take(KV_BATCH_MAX).collect();
+                    let values = databases.get_many(*db, &bucket, keys).await.expect("readable");
+                    prop_assert!(values.iter().flatten().eq(model.values()));
+                }
+                databases.close();
+                databases = Databases::open(dir.path()).expect("it was closed");
+            }
+            Ok(())
+        })?;
+    }
+
+    /// Whatever a tenant writes as a key, it stays in its own bucket of its own file.
+    #[test]
+    fn no_string_reaches_another_tenant(odd in prop_oneof![
+        Just("../../2/2".to_owned()),
+        Just("/etc/passwd\0".to_owned()),
+        Just("'; DROP TABLE firm_kv; --".to_owned()),
+        Just("other\0k".to_owned()),
+        Just(String::new()),
+        Just("%".to_owned()),
+        any::<String>().prop_filter("a key", |key| key.len() <= KV_KEY_BYTES_MAX),
+    ]) {
+        let (dir, databases) = opened();
+        let (own, other, bucket) = (db(1, 1), db(2, 2), name("b"));
+        block_on(async {
+            databases.set(other, &bucket, "k", bytes("theirs")).await.expect("there is room");
+            databases.set(own, &name("other"), "k", bytes("other bucket's")).await.expect("there is room");
+            prop_assert_eq!(databases.get(own, &bucket, &odd).await, Ok(None));
+            prop_assert_eq!(databases.list(own, &bucket, Some(&odd)).await, Ok(Page::default()));
+            databases.set(own, &bucket, &odd, bytes("mine")).await.expect("there is room");
+            prop_assert_eq!(databases.get(own, &bucket, &odd).await, Ok(Some(bytes("mine"))));
+            prop_assert_eq!(databases.list(own, &bucket, None).await.map(|page| page.keys), Ok(vec![odd.clone()]));
+            databases.delete(own, &bucket, &odd).await.expect("there is room");
+            prop_assert_eq!(databases.list(other, &bucket, None).await.map(|page| page.keys), Ok(vec!["k".to_owned()]));
+            prop_assert_eq!(databases.get(other, &bucket, "k").await, Ok(Some(bytes("theirs"))));
+            Ok(())
+        })?;
+        drop(databases);
+        let mut files: Vec<String> = ["1", "2"].iter().flat_map(|tenant| {
+            let entries = std::fs::read_dir(dir.path().join("databases").join(tenant)).expect("it was made");
+            entries.map(move |entry| format!("{tenant}/{}", entry.expect("readable").file_name().display()))
+        }).collect();
+        files.sort_unstable();
+        prop_assert_eq!(files, ["1/1.sqlite", "2/2.sqlite"]);
+        let beside: Vec<_> = std::fs::read_dir(dir.path()).expect("it is there").map(|entry| entry.expect("readable").file_name()).collect();
+        prop_assert_eq!(beside, ["databases"]);
+    }
+}

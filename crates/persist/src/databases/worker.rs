@@ -1,0 +1,219 @@
+//! A thread of databases: takes turns from its queue, keeps open what it used last, answers after the commit.
+
+use std::collections::HashMap;
+use std::{fs, io};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base::limits::{DATABASE_BYTES_PER_TURN_MAX, DATABASES_OPEN_PER_THREAD_MAX};
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::file::{DatabaseFile, Undone};
+use super::queue::{Job, Queue};
+use super::{Answer, Database, KvError, Operation, Page};
+use crate::disk;
+
+/// Which of a database's two threads this is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lane {
+    Read,
+    Write,
+}
+
+pub(super) struct Worker {
+    root: Arc<Path>,
+    lane: Lane,
+    bytes_max: u64,
+    queue: Arc<Queue>,
+    open: HashMap<Database, Open>,
+    /// Turns so far: what is oldest by it is closed first.
+    turns: u64,
+}
+
+struct Open {
+    file: DatabaseFile,
+    used: u64,
+}
+
+impl Worker {
+    pub(super) fn new(root: Arc<Path>, lane: Lane, bytes_max: u64, queue: Arc<Queue>) -> Self {
+        Self { root, lane, bytes_max, queue, open: HashMap::new(), turns: 0 }
+    }
+
+    pub(super) fn run(mut self) {
+        while let Some((db, jobs)) = self.queue.clone().next() {
+            self.turns += 1;
+            // A defect that one database brings to light must not end the others' thread. Those who wait for the
+            // lost jobs are told that the outcome is unknown, which it is.
+            if catch_unwind(AssertUnwindSafe(|| self.turn(db, jobs))).is_err() {
+                tracing::error!(tenant = db.tenant.0, database = db.id.0, "an operation panicked");
+                self.open.remove(&db);
+            }
+        }
+    }
+
+    fn turn(&mut self, db: Database, jobs: Vec<Job>) {
+        let mut batch = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            if matches!(job.operation, Operation::Drop) {
+                self.batch(db, std::mem::take(&mut batch));
+                let dropped = self.drop_database(db);
+                let _ = job.answer.send(dropped.map(|()| Answer::Done));
+            } else {
+                batch.push(job);
+            }
+        }
+        self.batch(db, batch);
+    }
+
+    fn batch(&mut self, db: Database, batch: Vec<Job>) {
+        if batch.is_empty() {
+            return;
+        }
+        let queue = Arc::clone(&self.queue);
+        let health = match (self.lane, self.file(db)) {
+            (Lane::Read, Ok(Some(file))) => {
+                let (left, health) = read(file, batch);
+                queue.put_back(db, left);
+                health
+            }
+            (Lane::Write, Ok(Some(file))) => write(file, batch),
+            // Nobody has written to it yet.
+            (_, Ok(None)) => {
+                for job in batch {
+                    answer(job.answer, Ok(nothing(&job.operation)));
+                }
+                Ok(())
+            }
+            (_, Err(error)) => {
+                for job in batch {
+                    answer(job.answer, Err(error.clone()));
+                }
+                Err(error)
+            }
+        };
+        if let Err(error) = health {
+            tracing::error!(tenant = db.tenant.0, database = db.id.0, %error, "a database failed");
+            self.open.remove(&db);
+        }
+    }
+
+    /// The open file. None, for a reader: there is nothing to read yet.
+    fn file(&mut self, db: Database) -> Result<Option<&DatabaseFile>, KvError> {
+        if !self.open.contains_key(&db) {
+            let opened = match self.lane {
+                Lane::Read => DatabaseFile::open_to_read(&self.path(db), self.bytes_max)?,
+                Lane::Write => {
+                    self.make_dir(db).map_err(|error| KvError::Broken(format!("its directory can't be made: {error}")))?;
+                    Some(DatabaseFile::open_to_write(&self.path(db), self.bytes_max)?)
+                }
+            };
+            let Some(file) = opened else { return Ok(None) };
+            if self.open.len() >= DATABASES_OPEN_PER_THREAD_MAX
+                && let Some(oldest) = self.open.iter().min_by_key(|(_, open)| open.used).map(|(db, _)| *db)
+            {
+                self.open.remove(&oldest);
+            }
+            self.open.insert(db, Open { file, used: 0 });
+        }
+        let open = self.open.get_mut(&db).expect("it was there or just opened");
+        open.used = self.turns;
+        Ok(Some(&open.file))
+    }
+
+    fn dir(&self, db: Database) -> PathBuf {
+        self.root.join(db.tenant.to_string())
+    }
+
+    fn path(&self, db: Database) -> PathBuf {
+        self.dir(db).join(format!("{}.sqlite", db.id))
+    }
+
+    fn make_dir(&self, db: Database) -> io::Result<()> {
+        let dir = self.dir(db);
+        if !dir.exists() {
+            disk::create_dir(&dir)?;
+            disk::sync_dir(&self.root)?;
+        }
+        Ok(())
+    }
+
+    fn drop_database(&mut self, db: Database) -> Result<(), KvError> {
+        self.open.remove(&db);
+        if self.lane == Lane::Read {
+            return Ok(());
+        }
+        let path = self.path(db);
+        // The database itself goes last: as long as it is there, the next start finds what is left to remove.
+        for companion in [".new", "-wal", "-shm", ""] {
+            let mut name = path.clone().into_os_string();
+            name.push(companion);
+            disk::or_gone(fs::remove_file(&name)).map_err(|error| KvError::Broken(format!("its file can't be removed: {error}")))?;
+        }
+        // It stays for as long as the tenant has another.
+        let _ = fs::remove_dir(self.dir(db));
+        Ok(())
+    }
+}
+
+/// Answers what fits a turn and gives back the rest.
+fn read(file: &DatabaseFile, batch: Vec<Job>) -> (Vec<Job>, Result<(), KvError>) {
+    let mut health = Ok(());
+    let mut jobs = batch.into_iter();
+    let mut bytes = 0;
+    if let Err(error) = file.begin_read() {
+        health = broken(&error);
+        jobs.by_ref().for_each(|job| answer(job.answer, Err(error.clone())));
+    }
+    while bytes < DATABASE_BYTES_PER_TURN_MAX
+        && let Some(job) = jobs.next()
+    {
+        let outcome = file.perform(&job.bucket, &job.operation);
+        match &outcome {
+            Ok(Answer::Values(values)) => bytes += values.iter().flatten().map(Bytes::len).sum::<usize>(),
+            Ok(Answer::Page(page)) => bytes += page.keys.iter().map(String::len).sum::<usize>(),
+            Ok(_) => {}
+            Err(error) => health = health.and(broken(error)),
+        }
+        answer(job.answer, outcome);
+    }
+    file.end_read();
+    (jobs.collect(), health)
+}
+
+/// Performs the jobs in one transaction. Where that can't be, each in its own: none undoes another.
+fn write(file: &DatabaseFile, batch: Vec<Job>) -> Result<(), KvError> {
+    let outcomes = file.write_together(batch.iter().map(|job| (&job.bucket, &job.operation))).unwrap_or_else(|Undone| {
+        batch.iter().map(|job| file.write_alone(&job.bucket, &job.operation)).collect()
+    });
+    let mut health = Ok(());
+    for (job, outcome) in batch.into_iter().zip(outcomes) {
+        if let Err(error) = &outcome {
+            health = health.and(broken(error));
+        }
+        answer(job.answer, outcome);
+    }
+    health
+}
+
+/// Does this error say that the file should be opened anew?
+fn broken(error: &KvError) -> Result<(), KvError> {
+    if matches!(error, KvError::Broken(_)) { Err(error.clone()) } else { Ok(()) }
+}
+
+fn answer(to: oneshot::Sender<Result<Answer, KvError>>, outcome: Result<Answer, KvError>) {
+    // Whoever no longer waits has no use for it.
+    let _ = to.send(outcome);
+}
+
+/// What a database without a file answers.
+fn nothing(operation: &Operation) -> Answer {
+    match operation {
+        Operation::Get(keys) => Answer::Values(vec![None; keys.len()]),
+        Operation::Exists(_) => Answer::Truth(false),
+        Operation::List(_) => Answer::Page(Page::default()),
+        other => unreachable!("{other:?} goes to the writer, which makes the file"),
+    }
+}

@@ -1,0 +1,91 @@
+//! An app's share of log lines, and the notice of those that were dropped.
+//!
+//! Time is the lines' own, so there is no clock here. A notice goes out before the first line of a later second, or
+//! when the writer has been idle, whichever is first.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use base::limits::{LOG_GATES_MAX, LOG_LINES_PER_SECOND_MAX};
+use base::{AppId, TenantId};
+
+use super::{Line, Stream};
+
+#[derive(Default)]
+pub(super) struct Gates(Mutex<HashMap<(TenantId, AppId), Gate>>);
+
+#[derive(Default)]
+struct Gate {
+    second: u64,
+    admitted: u64,
+    dropped: u64,
+    /// The last line that was dropped, without its text: the notice stands in its place.
+    last: Option<Line>,
+}
+
+/// May a line be written?
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Pass {
+    Yes,
+    /// Yes, after this notice.
+    After(Line),
+    /// No. It was counted; `first` when it was the first since the last notice.
+    No { first: bool },
+}
+
+impl Gates {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(TenantId, AppId), Gate>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn admit(&self, tenant: TenantId, app: AppId, line: &Line) -> Pass {
+        let mut gates = self.lock();
+        if gates.len() >= LOG_GATES_MAX && !gates.contains_key(&(tenant, app)) {
+            gates.retain(|_, gate| gate.dropped > 0);
+        }
+        let gate = gates.entry((tenant, app)).or_default();
+        let second = line.at.0 / 1_000;
+        if gate.second != second {
+            (gate.second, gate.admitted) = (second, 0);
+            gate.admitted += 1;
+            return gate.notice().map_or(Pass::Yes, Pass::After);
+        }
+        if gate.admitted < LOG_LINES_PER_SECOND_MAX {
+            gate.admitted += 1;
+            return Pass::Yes;
+        }
+        Pass::No { first: gate.drop_line(line) }
+    }
+
+    /// A line that was admitted got lost on the way.
+    pub(super) fn dropped(&self, tenant: TenantId, app: AppId, line: &Line) {
+        self.lock().entry((tenant, app)).or_default().drop_line(line);
+    }
+
+    /// All notices that are owed.
+    pub(super) fn notices(&self) -> Vec<(TenantId, AppId, Line)> {
+        self.lock().iter_mut().filter_map(|((tenant, app), gate)| Some((*tenant, *app, gate.notice()?))).collect()
+    }
+
+    pub(super) fn forget(&self, tenant: TenantId, app: Option<AppId>) {
+        self.lock().retain(|(owner, gate), _| *owner != tenant || app.is_some_and(|app| app != *gate));
+    }
+}
+
+impl Gate {
+    fn drop_line(&mut self, line: &Line) -> bool {
+        let Line { at, stage, release, .. } = line;
+        let (at, stage, release) = (*at, stage.clone(), *release);
+        self.last = Some(Line { at, stage, release, request: None, stream: Stream::Fault, text: String::new() });
+        self.dropped += 1;
+        self.dropped == 1
+    }
+
+    fn notice(&mut self) -> Option<Line> {
+        let mut notice = self.last.take()?;
+        let dropped = std::mem::take(&mut self.dropped);
+        notice.text =
+            format!("{dropped} lines were dropped here: an app may write {LOG_LINES_PER_SECOND_MAX} in a second");
+        Some(notice)
+    }
+}

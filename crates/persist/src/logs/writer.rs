@@ -1,0 +1,277 @@
+//! The thread that writes all logs.
+//!
+//! ```text
+//!   logs/TENANT/APP/new.jsonl   what is written to; when full it becomes
+//!   logs/TENANT/APP/old.jsonl   and the one before is gone
+//! ```
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::Duration;
+
+use base::limits::{LOG_FILE_BYTES_MAX, LOG_FILES_OPEN_MAX, LOG_LINES_WAITING_MAX};
+use base::{AppId, TenantId};
+use tokio::sync::broadcast;
+
+use super::Line;
+use super::gate::Gates;
+use crate::disk;
+
+/// How long a writer that owes notices waits for lines before it writes them.
+const NOTICE_TIME: Duration = Duration::from_secs(1);
+/// Messages that are handled before the files are written.
+const MESSAGES_PER_WRITE: usize = 1_024;
+
+pub(super) enum Message {
+    Line(TenantId, AppId, Line),
+    /// Lines were dropped; a notice is owed.
+    Owed,
+    Tail { tenant: TenantId, app: AppId, answer: SyncSender<io::Result<Shown>> },
+    Follow { tenant: TenantId, app: AppId, answer: SyncSender<(io::Result<Shown>, broadcast::Receiver<Arc<Line>>)> },
+    Drop { tenant: TenantId, app: Option<AppId>, answer: SyncSender<()> },
+    Close,
+}
+
+/// An app's log at one moment: its open files and how far they are written.
+pub(super) struct Shown {
+    pub newest_first: Vec<(File, u64)>,
+}
+
+pub(super) fn dir(root: &Path, tenant: TenantId, app: AppId) -> PathBuf {
+    root.join(tenant.to_string()).join(app.to_string())
+}
+
+pub(super) struct Writer {
+    root: PathBuf,
+    gates: Arc<Gates>,
+    open: HashMap<(TenantId, AppId), AppLog>,
+    followers: HashMap<(TenantId, AppId), broadcast::Sender<Arc<Line>>>,
+    /// Rounds so far: the log that is oldest by it is closed first.
+    rounds: u64,
+    /// The last write failed, and the operator was told.
+    failing: bool,
+}
+
+impl Writer {
+    pub(super) fn new(root: PathBuf, gates: Arc<Gates>) -> Self {
+        Self { root, gates, open: HashMap::new(), followers: HashMap::new(), rounds: 0, failing: false }
+    }
+
+    pub(super) fn run(mut self, received: &Receiver<Message>) {
+        let mut owed = false;
+        loop {
+            let first = if owed { received.recv_timeout(NOTICE_TIME) } else { received.recv().map_err(Into::into) };
+            self.rounds += 1;
+            let more = match first {
+                Ok(first) => {
+                    let messages = std::iter::once(first).chain(received.try_iter()).take(MESSAGES_PER_WRITE);
+                    let mut more = true;
+                    for message in messages {
+                        owed |= matches!(message, Message::Owed);
+                        more = self.handle(message);
+                        if !more {
+                            break;
+                        }
+                    }
+                    more
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    owed = false;
+                    self.write_notices();
+                    true
+                }
+                Err(RecvTimeoutError::Disconnected) => false,
+            };
+            if !more {
+                self.write_notices();
+            }
+            owed |= self.write_all();
+            if !more {
+                return;
+            }
+        }
+    }
+
+    /// Does what the message says. False: it was the last.
+    fn handle(&mut self, message: Message) -> bool {
+        match message {
+            Message::Line(tenant, app, line) => self.take(tenant, app, line),
+            Message::Owed => {}
+            // Whoever no longer waits for an answer has no use for it.
+            Message::Tail { tenant, app, answer } => drop(answer.send(self.show(tenant, app))),
+            Message::Follow { tenant, app, answer } => {
+                let shown = self.show(tenant, app);
+                let lines = self
+                    .followers
+                    .entry((tenant, app))
+                    .or_insert_with(|| broadcast::channel(LOG_LINES_WAITING_MAX).0)
+                    .subscribe();
+                drop(answer.send((shown, lines)));
+            }
+            Message::Drop { tenant, app, answer } => {
+                self.remove(tenant, app);
+                let _ = answer.send(());
+            }
+            Message::Close => return false,
+        }
+        true
+    }
+
+    fn take(&mut self, tenant: TenantId, app: AppId, line: Line) {
+        if let Err(error) = self.append(tenant, app, &line) {
+            self.gates.dropped(tenant, app, &line);
+            self.failed(&error);
+        }
+        if let Some(followers) = self.followers.get(&(tenant, app))
+            && followers.send(Arc::new(line)).is_err()
+        {
+            self.followers.remove(&(tenant, app));
+        }
+    }
+
+    fn append(&mut self, tenant: TenantId, app: AppId, line: &Line) -> io::Result<()> {
+        let mut text = serde_json::to_vec(line)?;
+        text.push(b'\n');
+        if !self.open.contains_key(&(tenant, app)) {
+            if self.open.len() >= LOG_FILES_OPEN_MAX
+                && let Some(oldest) = self.open.iter().min_by_key(|(_, log)| log.used).map(|(key, _)| *key)
+                && let Some(mut log) = self.open.remove(&oldest)
+            {
+                log.write()?;
+            }
+            let log = AppLog::open(dir(&self.root, tenant, app))?;
+            self.open.insert((tenant, app), log);
+        }
+        let log = self.open.get_mut(&(tenant, app)).expect("it was there or just opened");
+        log.used = self.rounds;
+        log.append(&text)
+    }
+
+    fn write_notices(&mut self) {
+        for (tenant, app, notice) in self.gates.notices() {
+            self.take(tenant, app, notice);
+        }
+    }
+
+    /// Writes what the logs hold back. Says whether lines were lost by it.
+    fn write_all(&mut self) -> bool {
+        let mut failed = None;
+        for log in self.open.values_mut() {
+            if let Err(error) = log.write() {
+                failed = Some(error);
+            }
+        }
+        if let Some(error) = &failed {
+            self.failed(error);
+        } else {
+            self.failing = false;
+        }
+        failed.is_some()
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        // Once, and not for each line: the operator's own log may lie on the same disk.
+        if !self.failing {
+            tracing::error!(%error, path = %self.root.display(), "apps' logs can't be written; their lines are dropped");
+            self.failing = true;
+        }
+    }
+
+    fn show(&mut self, tenant: TenantId, app: AppId) -> io::Result<Shown> {
+        if let Some(log) = self.open.get_mut(&(tenant, app)) {
+            log.write()?;
+        }
+        let dir = dir(&self.root, tenant, app);
+        let mut newest_first = Vec::new();
+        for name in [NEW, OLD] {
+            match File::open(dir.join(name)) {
+                Ok(file) => {
+                    let bytes = file.metadata()?.len();
+                    newest_first.push((file, bytes));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Shown { newest_first })
+    }
+
+    fn remove(&mut self, tenant: TenantId, app: Option<AppId>) {
+        let meant = |key: &(TenantId, AppId)| key.0 == tenant && app.is_none_or(|app| key.1 == app);
+        self.open.retain(|key, _| !meant(key));
+        self.followers.retain(|key, _| !meant(key));
+        self.gates.forget(tenant, app);
+        let tenants = self.root.join(tenant.to_string());
+        let path = app.map_or_else(|| tenants.clone(), |app| dir(&self.root, tenant, app));
+        if let Err(error) = disk::or_gone(fs::remove_dir_all(&path)) {
+            tracing::error!(%error, path = %path.display(), "a log can't be removed");
+        }
+        // It stays for as long as the tenant has another app that spoke.
+        let _ = fs::remove_dir(tenants);
+    }
+}
+
+const NEW: &str = "new.jsonl";
+const OLD: &str = "old.jsonl";
+
+/// The log of one app.
+struct AppLog {
+    dir: PathBuf,
+    file: File,
+    /// Bytes of the file.
+    bytes: u64,
+    /// Lines that the file doesn't have yet.
+    pending: Vec<u8>,
+    used: u64,
+}
+
+impl AppLog {
+    fn open(dir: PathBuf) -> io::Result<Self> {
+        disk::create_dir(&dir)?;
+        let (file, bytes) = open_new(&dir)?;
+        Ok(Self { dir, file, bytes, pending: Vec::new(), used: 0 })
+    }
+
+    fn append(&mut self, text: &[u8]) -> io::Result<()> {
+        if self.bytes + (self.pending.len() + text.len()) as u64 > LOG_FILE_BYTES_MAX {
+            self.write()?;
+            fs::rename(self.dir.join(NEW), self.dir.join(OLD))?;
+            (self.file, self.bytes) = open_new(&self.dir)?;
+        }
+        self.pending.extend_from_slice(text);
+        Ok(())
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let written = self.file.write_all(&self.pending);
+        // Lines that find no room are lost, and not kept for ever.
+        self.pending.clear();
+        self.bytes = self.file.metadata()?.len();
+        written
+    }
+}
+
+/// The file to write to, and its size.
+fn open_new(dir: &Path) -> io::Result<(File, u64)> {
+    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(dir.join(NEW))?;
+    let mut bytes = file.metadata()?.len();
+    if bytes > 0 {
+        let mut last = [0];
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+        if last != *b"\n" {
+            // A line was cut by a loss of power or a full disk: the next begins on its own.
+            file.write_all(b"\n")?;
+            bytes += 1;
+        }
+    }
+    Ok((file, bytes))
+}

@@ -1,0 +1,183 @@
+//! The stored record, format 1, as text that people can review.
+//!
+//! `fixtures/record-v1.sql` is a record with a snapshot and a log, as this test's `write` made it with the first
+//! build. Every later build must read it. As long as the format is 1, it must also write exactly this: a change to
+//! what is stored shows here first, and is either harmless to older builds (then renew the file by running this test
+//! with `UPDATE_EXPECT=1`) or needs a new `state::FORMAT`, a new fixture beside this one, and a reader of the old.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use base::{Digest, Domain, Name, ReleaseNo, TenantId, Timestamp, TokenId};
+use expect_test::{expect, expect_file};
+use persist::Keeper;
+use rusqlite::Connection;
+use rusqlite::types::ValueRef;
+use state::{Actor, Certificate, Command, Entry, Grant, Sealed};
+
+const TENANT: TenantId = TenantId(1);
+
+fn name(text: &str) -> Name {
+    text.parse().expect("a test's name")
+}
+
+/// One of each command, so that each is in the fixture.
+fn commands() -> Vec<Command> {
+    let (tenant, app, live, redesign) = (TENANT, name("shop"), name("live"), name("redesign"));
+    let manifest = include_str!("../../state/src/manifest/full.toml");
+    let manifest = Box::new(state::manifest::parse(manifest, "full.toml").expect("the state's own example"));
+    let token = |id, tenant, grant| Command::TokenCreate {
+        id: TokenId(id),
+        tenant,
+        grant,
+        label: "laptop".to_owned(),
+        hash: Digest::of(b"secret"),
+        expires: Some(Timestamp(2_000_000_000_000)),
+    };
+    let push = |stage: &Name, content: &[u8], source: Option<&str>| Command::ReleaseCreate {
+        tenant,
+        app: app.clone(),
+        stage: stage.clone(),
+        content: Digest::of(content),
+        manifest: manifest.clone(),
+        source: source.map(str::to_owned),
+    };
+    let env = |value: Option<&str>| Command::EnvChange {
+        tenant,
+        app: app.clone(),
+        stage: live.clone(),
+        changes: BTreeMap::from([("GREETING".to_owned(), value.map(str::to_owned))]),
+    };
+    let secret = |stage: &Name| Command::SecretSet {
+        tenant,
+        app: app.clone(),
+        stage: stage.clone(),
+        name: "API_KEY".to_owned(),
+        value: Sealed("0102".to_owned()),
+    };
+    let domain: Domain = "shop.example".parse().expect("a domain");
+    let other: Domain = "www.shop.example".parse().expect("a domain");
+    let certificate = Certificate { chain: "-----BEGIN CERTIFICATE-----".to_owned(), key: Sealed("0304".to_owned()) };
+    let claim = |domain: &Domain, certificate| Command::DomainAdd { tenant, app: app.clone(), domain: domain.clone(), certificate };
+    vec![
+        Command::TenantCreate { name: name("acme"), key: Sealed("00ff".to_owned()) },
+        token(1, None, Grant::Operate),
+        token(2, Some(tenant), Grant::Deploy),
+        push(&live, b"one", Some("git 1234567")),
+        env(Some("G'day")),
+        secret(&live),
+        claim(&domain, Some(certificate)),
+        push(&redesign, b"two", None),
+        secret(&redesign),
+        Command::StagePromote { tenant, app: app.clone(), from: redesign.clone(), to: live.clone(), release: Some(ReleaseNo(3)) },
+        // Up to here the snapshot, from here the log.
+        Command::StageRollback { tenant, app: app.clone(), stage: live.clone(), to: Some(ReleaseNo(2)) },
+        Command::StageRollback { tenant, app: app.clone(), stage: live.clone(), to: None },
+        env(None),
+        claim(&other, None),
+        Command::DomainRemove { tenant, app: app.clone(), domain: other.clone() },
+        Command::SecretDelete { tenant, app: app.clone(), stage: redesign.clone(), name: "API_KEY".to_owned() },
+        Command::StageDelete { tenant, app: app.clone(), stage: redesign.clone() },
+        Command::TokenRevoke { tenant: Some(tenant), id: TokenId(2) },
+        Command::TenantCreate { name: name("acme"), key: Sealed(String::new()) },
+        push(&name("draft"), b"three", None),
+        Command::TenantCreate { name: name("other"), key: Sealed(String::new()) },
+        push(&live, b"four", None),
+        Command::AppDelete { tenant: TENANT, app: name("nothing") },
+        Command::TenantDelete { tenant: TenantId(4) },
+    ]
+}
+
+/// Writes the record into `dir/kept`, and into `dir/left` what a process leaves that is killed at the end.
+async fn write(dir: &Path) {
+    let (kept, left) = (dir.join("kept"), dir.join("left"));
+    for dir in [&kept, &left] {
+        std::fs::create_dir(dir).expect("a temporary directory");
+    }
+    let mut keeper = Keeper::open(&kept).expect("it is new");
+    for (number, command) in (0..).zip(commands()) {
+        if number == 10 {
+            keeper.close();
+            keeper = Keeper::open(&kept).expect("it was closed");
+        }
+        let by = match number {
+            0 => Actor::Box,
+            _ => Actor::Token { id: TokenId(1), label: "laptop".to_owned() },
+        };
+        // Some are refused, and are in the log nevertheless.
+        let _ = keeper.propose(Entry { at: Timestamp(1_700_000_000_000 + number), by, command }).await;
+    }
+    for file in ["record.sqlite", "record.sqlite-wal"] {
+        std::fs::copy(kept.join(file), left.join(file)).expect("SQLite has both open");
+    }
+}
+
+/// The file as SQL that makes it again.
+fn dump(file: &Path) -> String {
+    let connection = Connection::open(file).expect("it is there");
+    let application: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).expect("a number");
+    let mut sql = format!("PRAGMA application_id = {application};\n");
+    let mut schema = connection.prepare("SELECT name, sql FROM sqlite_schema ORDER BY rowid").expect("SQLite's own");
+    let tables = schema.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).expect("SQLite's own");
+    let tables: Vec<(String, String)> = tables.collect::<Result<_, _>>().expect("text");
+    for (table, created) in tables {
+        writeln!(sql, "{created};").expect("a String");
+        let mut rows = connection.prepare(&format!("SELECT * FROM {table} ORDER BY 1")).expect("it was just listed");
+        let columns = rows.column_count();
+        let mut rows = rows.query([]).expect("it was just listed");
+        while let Some(row) = rows.next().expect("readable") {
+            let value = |column| match row.get_ref(column).expect("within the columns") {
+                ValueRef::Integer(number) => number.to_string(),
+                ValueRef::Text(text) => format!("'{}'", std::str::from_utf8(text).expect("text").replace('\'', "''")),
+                other => panic!("the record stores no {other:?}"),
+            };
+            let values: Vec<String> = (0..columns).map(value).collect();
+            writeln!(sql, "INSERT INTO {table} VALUES ({});", values.join(", ")).expect("a String");
+        }
+    }
+    sql
+}
+
+#[tokio::test]
+async fn this_build_writes_format_1() {
+    assert_eq!(state::FORMAT, 1, "add a fixture of the new format, and keep reading the old one");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    write(dir.path()).await;
+    expect_file!["fixtures/record-v1.sql"].assert_eq(&dump(&dir.path().join("left/record.sqlite")));
+}
+
+#[test]
+fn this_build_reads_format_1() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let connection = Connection::open(dir.path().join("record.sqlite")).expect("it is new");
+    connection.execute_batch(include_str!("fixtures/record-v1.sql")).expect("SQL that SQLite wrote");
+    drop(connection);
+    let record = Keeper::open(dir.path()).expect("the first format").record();
+    let mut said = format!("index {}\n", record.index());
+    for token in record.tokens() {
+        writeln!(said, "token {} {:?} {:?} {}", token.id, token.tenant, token.grant, token.label).expect("a String");
+    }
+    for (domain, claim) in record.domains() {
+        let certificate = if claim.certificate.is_some() { "with" } else { "without" };
+        writeln!(said, "domain {domain} {} {} {certificate} a certificate", claim.tenant, claim.app).expect("a String");
+    }
+    for tenant in record.tenants() {
+        writeln!(said, "tenant {} {}", tenant.id, tenant.name).expect("a String");
+        for app in tenant.apps.values() {
+            writeln!(said, "  app {} {}", app.id, app.name).expect("a String");
+            for release in app.releases.values() {
+                let (no, stage, origin) = (release.no, &release.stage, &release.origin);
+                let (content, env) = (release.content.short(), &release.env);
+                writeln!(said, "    {no} {stage} {origin:?} {content} {env:?} {:?}", release.source).expect("a String");
+            }
+            for stage in app.stages.values() {
+                let secrets: Vec<&String> = stage.secrets.keys().collect();
+                let history: Vec<String> = stage.history.iter().map(|change| format!("{} {:?}", change.release, change.how)).collect();
+                writeln!(said, "    {} runs {:?} on database {}", stage.name, stage.running, stage.database).expect("a String");
+                writeln!(said, "      env {:?}, secrets {secrets:?}, history {history:?}", stage.env).expect("a String");
+            }
+        }
+    }
+    expect![[""]].assert_eq(&said);
+}
