@@ -1,0 +1,199 @@
+//! The folder of compiled components.
+//!
+//! An artifact is native code that the node maps and runs, so whoever can write here owns the node. The folder
+//! is the node's own (0700), nothing but the compile process's answer is ever put here, and the node hashes
+//! that answer as it arrives. The hash is kept beside the artifact and compared before the artifact is mapped:
+//! a disk that forgets must not become code that runs. It doesn't protect from one who may write to the
+//! folder, for he may write the hash as well. Nor does it prove that the code is harmless: that rests on the
+//! compiler, which is why the compile process is confined but its answer is believed.
+//!
+//! `<tenant>/<component>-<engine>.cwasm` is the code, `….json` beside it is what is known of it and is written
+//! last: without it there is no artifact. Both appear whole (temporary file, fsync, rename) or not at all.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use base::limits::ARTIFACT_BYTES_MAX;
+use base::{Digest, TenantId};
+use serde::{Deserialize, Serialize};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use crate::compile::{Compiled, Flavour};
+
+pub(crate) struct Artifacts {
+    folder: PathBuf,
+    /// The engine's fingerprint.
+    engine: String,
+    /// Numbers temporary files.
+    temporary: AtomicU64,
+}
+
+/// What lies beside an artifact.
+#[derive(Serialize, Deserialize)]
+struct Label {
+    compiled: Compiled,
+    artifact: Digest,
+    bytes: u64,
+}
+
+pub(crate) enum ReadError {
+    Missing,
+    Damaged,
+    Io(io::Error),
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::NotFound { Self::Missing } else { Self::Io(error) }
+    }
+}
+
+impl Artifacts {
+    /// Makes the folder, and removes what an earlier start left unfinished.
+    pub(crate) fn open(folder: PathBuf, engine: String) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        fs::set_permissions(&folder, Permissions::from_mode(0o700))?;
+        for entry in fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|end| end == "tmp") {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(Self { folder, engine, temporary: AtomicU64::new(0) })
+    }
+
+    fn path(&self, tenant: TenantId, component: Digest, end: &str) -> PathBuf {
+        self.folder.join(tenant.to_string()).join(format!("{component}-{}.{end}", self.engine))
+    }
+
+    /// What is known of an artifact that is here.
+    pub(crate) fn find(&self, tenant: TenantId, component: Digest) -> io::Result<Option<Compiled>> {
+        match self.label(tenant, component) {
+            Ok(label) => Ok(Some(label.compiled)),
+            Err(ReadError::Missing | ReadError::Damaged) => Ok(None),
+            Err(ReadError::Io(error)) => Err(error),
+        }
+    }
+
+    fn label(&self, tenant: TenantId, component: Digest) -> Result<Label, ReadError> {
+        let text = fs::read(self.path(tenant, component, "json"))?;
+        let label: Label = serde_json::from_slice(&text).map_err(|_| ReadError::Damaged)?;
+        let length = fs::metadata(self.path(tenant, component, "cwasm"))?.len();
+        if label.compiled.component == component && label.bytes == length { Ok(label) } else { Err(ReadError::Damaged) }
+    }
+
+    /// A file for an artifact that is being compiled.
+    pub(crate) fn begin(&self) -> io::Result<Unfinished> {
+        let number = self.temporary.fetch_add(1, Ordering::Relaxed);
+        let path = self.folder.join(format!("{}-{number}.tmp", std::process::id()));
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        Ok(Unfinished { file, path, hash: blake3::Hasher::new(), bytes: 0 })
+    }
+
+    /// Puts a finished artifact and its label into place, durably.
+    pub(crate) fn put(&self, tenant: TenantId, compiled: &Compiled, unfinished: &Unfinished) -> io::Result<()> {
+        let component = compiled.component;
+        let folder = self.folder.join(tenant.to_string());
+        DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        unfinished.file.sync_all()?;
+        fs::rename(&unfinished.path, self.path(tenant, component, "cwasm"))?;
+        let artifact = Digest::from(unfinished.hash.finalize());
+        let label = Label { compiled: compiled.clone(), artifact, bytes: unfinished.bytes };
+        let mut beside = self.begin()?;
+        beside.write_all(&serde_json::to_vec(&label)?)?;
+        beside.file.sync_all()?;
+        fs::rename(&beside.path, self.path(tenant, component, "json"))?;
+        File::open(&folder)?.sync_all()?;
+        File::open(&self.folder)?.sync_all()
+    }
+
+    pub(crate) fn remove(&self, tenant: TenantId, component: Digest) -> io::Result<()> {
+        for end in ["json", "cwasm"] {
+            match fs::remove_file(self.path(tenant, component, end)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks an artifact and maps it.
+    #[expect(unsafe_code, reason = "an artifact is native code; the comment inside says why it may be believed")]
+    pub(crate) fn map(
+        &self,
+        engine: &Engine,
+        tenant: TenantId,
+        component: Digest,
+    ) -> Result<(Component, Flavour), ReadError> {
+        let path = self.path(tenant, component, "cwasm");
+        let mapped = self.label(tenant, component).and_then(|label| {
+            if digest_of(&path)? != label.artifact {
+                return Err(ReadError::Damaged);
+            }
+            // SAFETY: the file holds what the compile process, our own binary, answered: wasmtime's
+            // serialization of a component, hashed on its way here and unchanged since, as was just checked.
+            // Files in this folder are never written to after their rename, only unlinked, and no one but this
+            // user may write to them, so the mapping stays as it is while it's used. The name holds the
+            // engine's fingerprint, and wasmtime compares the engine itself once more.
+            let component = unsafe { Component::deserialize_file(engine, &path) }.map_err(|_| ReadError::Damaged)?;
+            Ok((component, label.compiled.flavour))
+        });
+        if matches!(mapped, Err(ReadError::Damaged)) {
+            self.remove(tenant, component)?;
+        }
+        mapped
+    }
+}
+
+fn digest_of(path: &Path) -> io::Result<Digest> {
+    let mut hash = blake3::Hasher::new();
+    let mut file = File::open(path)?;
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(hash.finalize().into()),
+            read => hash.update(&piece[..read]),
+        };
+    }
+}
+
+/// An artifact that is being written; its file goes away with it unless it was put into place.
+pub(crate) struct Unfinished {
+    file: File,
+    path: PathBuf,
+    hash: blake3::Hasher,
+    bytes: u64,
+}
+
+impl Unfinished {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Write for Unfinished {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes + bytes.len() as u64 > ARTIFACT_BYTES_MAX {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let written = self.file.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // Renamed, it isn't there any more; else a failure leaves a file that the next start removes.
+        let _ = fs::remove_file(&self.path);
+    }
+}

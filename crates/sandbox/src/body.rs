@@ -1,0 +1,108 @@
+//! The body of a response while its instance is still running.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use wasmtime_wasi_http::{Error, WasiBody};
+
+use crate::watch::Report;
+
+/// What a guest writes, until it ends, breaks, or its reader goes away.
+///
+/// - It ends as the guest ended it: the instance may go on, within its time, to do what it does after answering.
+/// - The instance faults: the body breaks off with an error, so that the connection is cut rather than ended.
+/// - Dropped before its end, the visitor has gone: the instance is stopped.
+pub(crate) struct Streaming {
+    inner: WasiBody,
+    report: Arc<Report>,
+    /// Bytes that `content-length` promised and that haven't come yet. At zero the reader may stop reading.
+    missing: Option<u64>,
+    /// Nothing more is wanted of the instance.
+    ended: bool,
+    /// Dropped when the body is done with, for an instance that must stay until then.
+    gone: Option<oneshot::Sender<()>>,
+    guest: Option<JoinHandle<()>>,
+}
+
+impl Streaming {
+    pub(crate) fn new(
+        inner: WasiBody,
+        head: &http::response::Parts,
+        head_only: bool,
+        report: Arc<Report>,
+        gone: oneshot::Sender<()>,
+        guest: Option<JoinHandle<()>>,
+    ) -> Self {
+        let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let missing = if head_only { Some(0) } else { length };
+        Self { inner, report, missing, ended: false, gone: Some(gone), guest }
+    }
+
+    fn end(&mut self) {
+        self.ended = true;
+        self.gone = None;
+    }
+}
+
+impl http_body::Body for Streaming {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        // Before looking at anything, so that no fault goes unnoticed in between.
+        self.report.register(cx);
+        let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Pending if !self.report.has_fault() => return Poll::Pending,
+            Poll::Pending => None,
+            Poll::Ready(frame) => frame,
+        };
+        match frame {
+            Some(Ok(frame)) => {
+                if let (Some(missing), Some(data)) = (self.missing, frame.data_ref()) {
+                    self.missing = Some(missing.saturating_sub(data.len() as u64));
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                if !self.report.has_fault() {
+                    self.report.line(&format!("the response broke off: {error}"));
+                }
+                self.end();
+                Poll::Ready(Some(Err(error)))
+            }
+            None => {
+                self.end();
+                // An instance that is stopped drops its end of the body, which looks like the body's own end.
+                let broken = self.report.has_fault();
+                let error = || Err(Error::InternalError(Some("the response broke off".to_owned())));
+                Poll::Ready(broken.then(error))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || (self.inner.is_end_stream() && !self.report.has_fault())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        let read = self.ended || self.missing == Some(0) || self.inner.is_end_stream();
+        if !read && let Some(guest) = &self.guest {
+            guest.abort();
+        }
+    }
+}

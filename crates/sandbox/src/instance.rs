@@ -1,0 +1,161 @@
+//! One instance: made, put a request to, and let go.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use base::limits::{GUEST_CALL_BYTES_MAX, TRAP_FRAMES_MAX};
+use http::{Request, Response};
+use tokio::sync::oneshot;
+use wasmtime::{AsContextMut, Engine, PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
+use wasmtime_wasi_http::p3::bindings::ServicePre;
+use wasmtime_wasi_http::{WasiBody, WasiHttpView, p2, p3};
+
+use crate::cell::Body;
+use crate::fault::Fault;
+use crate::guest::Guest;
+use crate::program::Proxy;
+use crate::watch::{self, Report};
+
+/// A response, or the error code that the guest answered with.
+pub(crate) type Answer = Result<Response<WasiBody>, String>;
+
+/// What a run needs.
+pub(crate) struct Run {
+    pub(crate) guest: Guest,
+    pub(crate) request: Request<Body>,
+    pub(crate) answer: oneshot::Sender<Answer>,
+    /// Resolves when the response's body is done with.
+    pub(crate) body_gone: oneshot::Receiver<()>,
+}
+
+/// The whole life of an instance. It ends with the guest's last task; its faults are in the report.
+pub(crate) fn run(engine: &Engine, proxy: &Proxy, run: Run, report: Arc<Report>) -> watch::Guest {
+    let Run { guest, request, answer, body_gone } = run;
+    let mut store = Store::new(engine, guest);
+    store.limiter(|guest| &mut guest.limiter);
+    store.set_hostcall_fuel(GUEST_CALL_BYTES_MAX);
+    store.set_epoch_deadline(1);
+    // The watch counts the time; here the core's other tasks get their turn.
+    store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
+    match proxy {
+        Proxy::Http02(proxy) => {
+            let proxy = proxy.clone();
+            Box::pin(async move {
+                let ended = http02(&mut store, &proxy, request, answer).await;
+                conclude(&store, ended, &report);
+            })
+        }
+        Proxy::Http03(proxy) => {
+            let proxy = proxy.clone();
+            Box::pin(async move {
+                let ended = http03(&mut store, &proxy, request, answer, body_gone).await;
+                conclude(&store, ended, &report);
+            })
+        }
+    }
+}
+
+/// Where a run broke.
+enum Broken {
+    /// Before any of the guest's handler ran.
+    Start(wasmtime::Error),
+    Request(wasmtime::Error),
+    Handler(wasmtime::Error),
+}
+
+async fn http02(
+    store: &mut Store<Guest>,
+    proxy: &ProxyPre<Guest>,
+    request: Request<Body>,
+    answer: oneshot::Sender<Answer>,
+) -> Result<(), Broken> {
+    let proxy = proxy.instantiate_async(&mut *store).await.map_err(Broken::Start)?;
+    let scheme = if request.uri().scheme_str() == Some("http") { Scheme::Http } else { Scheme::Https };
+    let mut http = store.data_mut().http();
+    let request = http.new_incoming_request(scheme, request).map_err(Broken::Request)?;
+    let send = |result: Result<_, p2::bindings::http::types::ErrorCode>| {
+        // Nobody may be waiting any more.
+        let _ = answer.send(result.map_err(|code| format!("{code:?}")));
+    };
+    let outparam = http.new_response_outparam_from_callback(send).map_err(Broken::Request)?;
+    proxy.wasi_http_incoming_handler().call_handle(store, request, outparam).await.map_err(Broken::Handler)
+}
+
+async fn http03(
+    store: &mut Store<Guest>,
+    proxy: &ServicePre<Guest>,
+    request: Request<Body>,
+    answer: oneshot::Sender<Answer>,
+    body_gone: oneshot::Receiver<()>,
+) -> Result<(), Broken> {
+    let service = proxy.instantiate_async(&mut *store).await.map_err(Broken::Start)?;
+    let (request, received) = p3::Request::from_http(store.data_mut().http().hooks, request);
+    let handled = store.run_concurrent(async move |accessor| {
+        match service.handle(accessor, request).await? {
+            Ok(response) => {
+                let response =
+                    accessor.with(|mut access| response.into_http(access.as_context_mut(), received))?;
+                // Nobody may be waiting any more.
+                let _ = answer.send(Ok(response));
+            }
+            Err(code) => {
+                let _ = answer.send(Err(format!("{code:?}")));
+                return Ok(());
+            }
+        }
+        // The guest's tasks write the body, and go on after it if they like; and what a body passes on from a
+        // request needs this loop until it's read, though no task may be left.
+        poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+        let _ = body_gone.await;
+        wasmtime::error::Ok(())
+    });
+    handled.await.and_then(|handled| handled).map_err(Broken::Handler)
+}
+
+/// Explains how a run ended, while its store is still there: a body that ends must find the fault reported.
+fn conclude(store: &Store<Guest>, ended: Result<(), Broken>, report: &Report) {
+    let Err(broken) = ended else {
+        return;
+    };
+    let (Broken::Start(error) | Broken::Request(error) | Broken::Handler(error)) = &broken;
+    let limiter = &store.data().limiter;
+    let fault = if error.is::<PoolConcurrencyLimitError>() {
+        Fault::Busy
+    } else if limiter.refused() {
+        Fault::OutOfMemory(limiter.memory_max())
+    } else {
+        match &broken {
+            Broken::Request(error) => Fault::BadRequest(error.to_string()),
+            Broken::Start(error) if !error.is::<WasmBacktrace>() => Fault::NoInstance(format!("{error:#}")),
+            _ => Fault::Trap(explain(error)),
+        }
+    };
+    report.fault_with(fault, &frames(error));
+}
+
+fn explain(error: &wasmtime::Error) -> String {
+    if let Some(exit) = error.downcast_ref::<I32Exit>() {
+        return format!("it exited with status {}", exit.0);
+    }
+    if let Some(trap) = error.downcast_ref::<Trap>() {
+        return trap.to_string();
+    }
+    error.root_cause().to_string()
+}
+
+/// The guest's call stack, innermost first.
+fn frames(error: &wasmtime::Error) -> Vec<String> {
+    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else {
+        return Vec::new();
+    };
+    let frames = backtrace.frames().iter().take(TRAP_FRAMES_MAX);
+    frames
+        .map(|frame| match frame.func_name() {
+            Some(name) => format!("    in {name}"),
+            None => format!("    in function {} of {}", frame.func_index(), frame.module().name().unwrap_or("a module")),
+        })
+        .collect()
+}

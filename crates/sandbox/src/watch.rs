@@ -1,0 +1,126 @@
+//! Watches a running instance: its CPU time, its wall time, and what becomes of it.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use base::limits::EPOCH_TICK;
+use futures_util::task::AtomicWaker;
+use tokio::time::Sleep;
+
+use crate::cell::{Cell, Log, Stream};
+use crate::fault::Fault;
+
+/// Where an instance's first fault is kept, for whoever waits for its answer, and written to the app's log.
+pub(crate) struct Report {
+    log: Arc<dyn Log>,
+    request: Arc<str>,
+    fault: Mutex<Option<Fault>>,
+    /// The body that is being read, if any.
+    reader: AtomicWaker,
+}
+
+impl Report {
+    pub(crate) fn new(cell: &Cell) -> Arc<Self> {
+        Arc::new(Self {
+            log: Arc::clone(&cell.log),
+            request: Arc::clone(&cell.request),
+            fault: Mutex::new(None),
+            reader: AtomicWaker::new(),
+        })
+    }
+
+    /// Takes note of a fault. The first one is the cause and is answered; what comes after it is its consequence.
+    pub(crate) fn fault(&self, fault: Fault) -> Fault {
+        self.fault_with(fault, &[])
+    }
+
+    /// As [`Self::fault`], with lines that explain it.
+    pub(crate) fn fault_with(&self, fault: Fault, details: &[String]) -> Fault {
+        let mut kept = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(first) = &*kept {
+            return first.clone();
+        }
+        *kept = Some(fault.clone());
+        drop(kept);
+        self.line(&fault.to_string());
+        details.iter().for_each(|line| self.line(line));
+        self.reader.wake();
+        fault
+    }
+
+    pub(crate) fn line(&self, text: &str) {
+        let text = &text[..text.floor_char_boundary(base::limits::LOG_LINE_BYTES_MAX)];
+        for line in text.lines() {
+            self.log.line(&self.request, Stream::Fault, line);
+        }
+    }
+
+    pub(crate) fn has_fault(&self) -> bool {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Wakes this reader when a fault comes.
+    pub(crate) fn register(&self, cx: &Context<'_>) {
+        self.reader.register(cx.waker());
+    }
+}
+
+/// The guest's own work: its faults are in the report when it ends.
+pub(crate) type Guest = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A guest within its time.
+///
+/// CPU time is what passes while the guest is polled: instantiation, its code, and the host's work for it on
+/// this thread. A poll ends at the next tick at the latest, as the epoch callback yields, so what one takes
+/// beyond two ticks is time that the machine gave to something else, and isn't counted.
+pub(crate) struct Watched {
+    /// `None` when it has ended or was stopped.
+    guest: Option<Guest>,
+    spent: Duration,
+    cpu: Duration,
+    time: Duration,
+    deadline: Pin<Box<Sleep>>,
+    report: Arc<Report>,
+}
+
+impl Watched {
+    pub(crate) fn new(guest: Guest, cpu: Duration, time: Duration, report: Arc<Report>) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(time));
+        Self { guest: Some(guest), spent: Duration::ZERO, cpu, time, deadline, report }
+    }
+
+    /// The report comes first: the end of a body must never be seen without the fault that caused it.
+    fn stop(&mut self, fault: Fault) -> Poll<()> {
+        self.report.fault(fault);
+        self.guest = None;
+        Poll::Ready(())
+    }
+}
+
+impl Future for Watched {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(guest) = &mut self.guest else {
+            return Poll::Ready(());
+        };
+        let begun = Instant::now();
+        let ended = guest.as_mut().poll(cx).is_ready();
+        self.spent += begun.elapsed().min(EPOCH_TICK * 2);
+        if ended {
+            self.guest = None;
+            return Poll::Ready(());
+        }
+        if self.spent > self.cpu {
+            let cpu = self.cpu;
+            return self.stop(Fault::OutOfCpu(cpu));
+        }
+        if self.deadline.as_mut().poll(cx).is_ready() {
+            let time = self.time;
+            return self.stop(Fault::OutOfTime(time));
+        }
+        Poll::Pending
+    }
+}
