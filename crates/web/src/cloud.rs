@@ -1,0 +1,310 @@
+//! What all cores share: the stores, the sandbox, the router, the keys.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use auth::Key;
+use base::limits::DISK_FREE_BYTES_MIN;
+use base::{Name, TenantId, Timestamp, chain};
+use persist::record::News;
+use persist::{ProposeError, Store, StoreError};
+use sandbox::{Compiler, Sandbox};
+use state::{Actor, Applied, Command, Entry, Event, Grant, Record};
+use tokio::sync::watch;
+
+use crate::router::{Builder, Router, seal_tenant_key};
+use crate::throttle::Throttles;
+use crate::tls::{self, Authority, TlsError};
+
+/// How a box is set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The data directory.
+    pub dir: PathBuf,
+    /// Apps are found at `app.tenant.DOMAIN`, the API at `api.DOMAIN`.
+    pub domain: String,
+    /// Where TLS is listened for.
+    pub tls: SocketAddr,
+    /// Where plain HTTP is.
+    pub plain: SocketAddr,
+    /// Serve apps on plain HTTP too; otherwise it only redirects to TLS.
+    pub serve_plain: bool,
+    /// The process that compiles components.
+    pub compiler: Compiler,
+    /// Private addresses that apps may reach all the same, when their manifest names them.
+    pub private_hosts: Vec<SocketAddr>,
+}
+
+/// Why a cloud can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum CloudError {
+    #[error("the data can't be opened")]
+    Store(#[source] StoreError),
+    #[error("the box's key {path} can't be read or written")]
+    KeyFile { path: PathBuf, #[source] source: io::Error },
+    #[error("the box's key {path} is damaged: it has {bytes} bytes, not 32. Restore it: without it no secret can be read")]
+    KeyDamaged { path: PathBuf, bytes: usize },
+    #[error("the box's authority can't be opened")]
+    Tls(#[source] TlsError),
+    #[error("the sandbox can't start")]
+    Sandbox(#[source] sandbox::StartError),
+    #[error("the system gives no random bytes")]
+    Random(#[source] getrandom::Error),
+    #[error("the first tenant or token can't be made")]
+    Found(#[source] ProposeError),
+}
+
+/// The whole cloud on this box.
+pub struct Cloud {
+    pub(crate) settings: Settings,
+    pub(crate) store: Store,
+    pub(crate) sandbox: Sandbox,
+    pub(crate) key: Key,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) builder: Builder,
+    pub(crate) router: Arc<ArcSwap<Router>>,
+    pub(crate) throttles: Throttles,
+    pub(crate) since: Timestamp,
+    /// The record's index that the router shows.
+    routed: watch::Sender<u64>,
+    draining: AtomicBool,
+    /// Connections and changes under way, on all cores.
+    under_way: AtomicUsize,
+}
+
+/// Counts as under way while it lives.
+pub(crate) struct UnderWay(Arc<Cloud>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Cloud {
+    /// Opens what the data directory holds, or founds it. Blocks.
+    pub fn open(settings: Settings) -> Result<Arc<Self>, CloudError> {
+        let store = Store::open(&settings.dir).map_err(CloudError::Store)?;
+        let key = box_key(&settings.dir)?;
+        let authority = Arc::new(Authority::open(&settings.dir, &settings.domain).map_err(CloudError::Tls)?);
+        let sandbox = Sandbox::new(sandbox::Options {
+            artifacts: settings.dir.join("artifacts"),
+            compiler: settings.compiler.clone(),
+            private_hosts: settings.private_hosts.clone(),
+        })
+        .map_err(CloudError::Sandbox)?;
+        let builder = Builder::new(settings.domain.clone(), key.clone());
+        let record = store.record.record();
+        let router = Arc::new(ArcSwap::from_pointee(builder.whole(&record)));
+        Ok(Arc::new(Self {
+            settings,
+            store,
+            sandbox,
+            key,
+            authority,
+            builder,
+            router,
+            throttles: Throttles::new(),
+            since: SystemTime::now().into(),
+            routed: watch::Sender::new(record.index()),
+            draining: AtomicBool::new(false),
+            under_way: AtomicUsize::new(0),
+        }))
+    }
+
+    /// Makes the first tenant and an operator's token when the record has none, and gives the token's secret.
+    pub async fn found(&self, tenant: &Name, token: &auth::Minted) -> Result<bool, CloudError> {
+        let record = self.record();
+        if record.tenant_named(tenant.as_str()).is_none() && record.tenants().next().is_none() {
+            let command = self.tenant_create(tenant.clone()).map_err(CloudError::Random)?;
+            self.propose(Actor::Box, command).await.map_err(CloudError::Found)?;
+        }
+        if record.token(token.id).is_some_and(|held| held.hash == token.hash) {
+            return Ok(false);
+        }
+        let command = Command::TokenCreate {
+            id: token.id,
+            tenant: None,
+            grant: Grant::Operate,
+            label: "the box's operator".to_owned(),
+            hash: token.hash,
+            expires: None,
+        };
+        self.propose(Actor::Box, command).await.map_err(CloudError::Found)?;
+        Ok(true)
+    }
+
+    /// The command that makes a tenant, its key drawn and sealed.
+    pub(crate) fn tenant_create(&self, name: Name) -> Result<Command, getrandom::Error> {
+        let key = Key::from_bytes(random()?);
+        Ok(Command::TenantCreate { name, key: seal_tenant_key(&self.key, &key) })
+    }
+
+    /// PEM of the authority that signs for the cloud's own names.
+    pub fn authority_pem(&self) -> &str {
+        self.authority.pem()
+    }
+
+    pub fn record(&self) -> Arc<Record> {
+        self.store.record.record()
+    }
+
+    /// The one way by which the record changes. On return the router shows it.
+    pub(crate) async fn propose(&self, by: Actor, command: Command) -> Result<Applied, ProposeError> {
+        let entry = Entry { at: SystemTime::now().into(), by, command };
+        let applied = self.store.record.propose(entry).await?;
+        let index = self.record().index();
+        let mut routed = self.routed.subscribe();
+        // An error says that the follower is gone, and so is the node then.
+        let _ = routed.wait_for(|shown| *shown >= index).await;
+        Ok(applied)
+    }
+
+    /// Keeps what is derived from the record true to it, for as long as the record lives.
+    pub(crate) async fn follow(self: Arc<Self>) {
+        let (record, mut watcher) = self.store.record.subscribe();
+        self.show_whole(&record);
+        self.store.drop_unknown().await;
+        while let Some(news) = watcher.next().await {
+            match news {
+                News::Changed { record, events } => self.show_changes(&record, &events),
+                News::Lagged { record } => self.show_whole(&record),
+            }
+        }
+    }
+
+    fn show_whole(&self, record: &Record) {
+        self.router.store(Arc::new(self.builder.whole(record)));
+        self.builder.forget(record);
+        self.routed.send_replace(record.index());
+    }
+
+    fn show_changes(self: &Arc<Self>, record: &Arc<Record>, events: &[Event]) {
+        let changed: BTreeSet<(TenantId, Name)> = events
+            .iter()
+            .filter_map(|event| match event {
+                Event::AppChanged { tenant, app } => Some((*tenant, app.clone())),
+                _ => None,
+            })
+            .collect();
+        let certificates = events.contains(&Event::DomainsChanged);
+        if !changed.is_empty() || certificates {
+            let router = self.builder.with_changes(&self.router.load(), record, &changed, certificates);
+            self.router.store(Arc::new(router));
+        }
+        self.routed.send_replace(record.index());
+        self.drop_unused(record, events);
+    }
+
+    /// Deletes what nothing names any more. What a crash leaves behind is found at the next start.
+    fn drop_unused(self: &Arc<Self>, record: &Arc<Record>, events: &[Event]) {
+        for event in events {
+            let cloud = Arc::clone(self);
+            match *event {
+                Event::DatabaseDropped { tenant, database } => {
+                    tokio::spawn(async move {
+                        let database = persist::Database { tenant, id: database };
+                        if let Err(error) = cloud.store.databases.drop_database(database).await {
+                            tracing::error!(%tenant, ?database, "a database can't be deleted: {}", chain(&error));
+                        }
+                    });
+                }
+                Event::AppDropped { tenant, app } => {
+                    self.builder.forget(record);
+                    tokio::task::spawn_blocking(move || cloud.store.logs.drop_app(tenant, app));
+                }
+                Event::TenantDropped { tenant } => {
+                    self.builder.forget(record);
+                    tokio::task::spawn_blocking(move || {
+                        cloud.store.logs.drop_tenant(tenant);
+                        if let Err(error) = cloud.store.chunks.drop_tenant(tenant) {
+                            tracing::error!(%tenant, "a tenant's chunks can't be deleted: {}", chain(&error));
+                        }
+                    });
+                }
+                Event::AppChanged { .. } | Event::ReleaseDropped { .. } | Event::DomainsChanged => {}
+            }
+        }
+    }
+
+    /// What isn't as it should be, and what to do about it.
+    pub(crate) fn concerns(&self) -> Vec<String> {
+        let mut concerns = Vec::new();
+        let dir = self.settings.dir.display();
+        match rustix::fs::statvfs(&self.settings.dir) {
+            Ok(disk) => {
+                let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+                if free < DISK_FREE_BYTES_MIN {
+                    let free = free >> 20;
+                    concerns.push(format!("{free} MiB are free in {dir}: make room before writes are refused"));
+                }
+            }
+            Err(error) => concerns.push(format!("the data directory {dir} can't be looked at: {error}")),
+        }
+        concerns
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn under_way(&self) -> usize {
+        self.under_way.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn count(self: &Arc<Self>) -> UnderWay {
+        self.under_way.fetch_add(1, Ordering::AcqRel);
+        UnderWay(Arc::clone(self))
+    }
+
+    /// The host that the API answers at.
+    pub fn api_host(&self) -> String {
+        format!("api.{}", self.settings.domain)
+    }
+
+    /// The address of a stage, as a visitor types it.
+    pub(crate) fn url(&self, tenant: &Name, app: &Name, stage: &Name) -> String {
+        let host = self.builder.host(tenant, app, stage);
+        match self.settings.tls.port() {
+            443 => format!("https://{host}/"),
+            port => format!("https://{host}:{port}/"),
+        }
+    }
+}
+
+/// The box's own key: 32 random bytes in a file that only its user may read.
+fn box_key(dir: &Path) -> Result<Key, CloudError> {
+    let path = dir.join("box.key");
+    let file = |source| CloudError::KeyFile { path: path.clone(), source };
+    if !path.exists() {
+        let fresh: [u8; 32] = random().map_err(CloudError::Random)?;
+        tls::write_private(&path, &fresh).map_err(file)?;
+    }
+    let bytes = fs::read(&path).map_err(file)?;
+    let length = bytes.len();
+    let bytes = bytes.try_into().map_err(|_| CloudError::KeyDamaged { path, bytes: length })?;
+    Ok(Key::from_bytes(bytes))
+}
+
+/// A token of fresh random bytes. The record doesn't know it yet.
+pub fn mint_token() -> Result<auth::Minted, getrandom::Error> {
+    random().map(auth::mint)
+}
+
+/// Random bytes from the system.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], getrandom::Error> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes)
+}

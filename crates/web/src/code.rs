@@ -1,0 +1,247 @@
+//! Tenants' code: from a route to an instance, and what that instance is lent.
+
+mod store;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
+
+use base::limits::{REQUEST_BODY_BYTES_MAX, WAITING_PER_PLACE_MAX};
+use base::{AppId, Digest, Name, ReleaseNo, TenantId, chain};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use persist::{Line, Logs};
+use sandbox::{BodyError, Cell, Fault, LoadError, Program, Stream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::answer::{Body, Page};
+use crate::assets;
+use crate::front::Core;
+use crate::router::{Code, Site};
+
+pub(crate) use store::Buckets;
+
+/// Lets so many requests of a component run at once, and a bounded number wait.
+pub(crate) struct Turnstile {
+    places: u32,
+    free: Arc<Semaphore>,
+    waiting: AtomicU32,
+}
+
+/// Why a request didn't get through the turnstile.
+#[derive(Debug, PartialEq, Eq)]
+enum TurnedAway {
+    /// Too many wait already.
+    Full,
+    /// It waited as long as it may run.
+    Late,
+}
+
+impl Turnstile {
+    pub(crate) fn new(places: u32) -> Self {
+        let free = Arc::new(Semaphore::new(usize::try_from(places).unwrap_or(usize::MAX)));
+        Self { places, free, waiting: AtomicU32::new(0) }
+    }
+
+    pub(crate) fn places(&self) -> u32 {
+        self.places
+    }
+
+    async fn enter(&self, patience: Duration) -> Result<OwnedSemaphorePermit, TurnedAway> {
+        if let Ok(place) = Arc::clone(&self.free).try_acquire_owned() {
+            return Ok(place);
+        }
+        /// Counts as waiting while it lives, so that a visitor who leaves doesn't count for ever.
+        struct Waits<'a>(&'a AtomicU32);
+        impl Drop for Waits<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waits = Waits(&self.waiting);
+        if before >= self.places.saturating_mul(WAITING_PER_PLACE_MAX) {
+            return Err(TurnedAway::Full);
+        }
+        match tokio::time::timeout(patience, Arc::clone(&self.free).acquire_owned()).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) | Err(_) => Err(TurnedAway::Late),
+        }
+    }
+}
+
+/// An app's log, as its instances write to it.
+pub(crate) struct AppLog {
+    logs: Logs,
+    tenant: TenantId,
+    app: AppId,
+    stage: Name,
+    release: ReleaseNo,
+}
+
+impl AppLog {
+    pub(crate) fn new(logs: &Logs, site: &Site) -> Self {
+        let Site { tenant, app, stage, release, .. } = site;
+        Self { logs: logs.clone(), tenant: *tenant, app: *app, stage: stage.clone(), release: *release }
+    }
+}
+
+impl sandbox::Log for AppLog {
+    fn line(&self, request: &str, stream: Stream, text: &str) {
+        let line = Line {
+            at: SystemTime::now().into(),
+            stage: self.stage.clone(),
+            release: self.release,
+            request: Some(request.to_owned()),
+            stream: match stream {
+                Stream::Stdout => persist::Stream::Stdout,
+                Stream::Stderr => persist::Stream::Stderr,
+                Stream::Fault => persist::Stream::Fault,
+            },
+            text: text.to_owned(),
+        };
+        self.logs.write(self.tenant, self.app, line);
+    }
+}
+
+/// Puts a request to a component.
+pub(crate) async fn answer(
+    core: &Rc<Core>,
+    site: &Arc<Site>,
+    code: &Code,
+    component: Digest,
+    request: Request<Incoming>,
+    id: &Arc<str>,
+) -> Response<Body> {
+    let log = AppLog::new(&core.cloud.store.logs, site);
+    let refuse = |status, said, why: &str| {
+        sandbox::Log::line(&log, id, Stream::Fault, why);
+        Page { status, said, help: "Try again in a moment." }.answer(id)
+    };
+    let place = match code.turnstile.enter(code.timeout).await {
+        Ok(place) => place,
+        Err(TurnedAway::Full) => {
+            let why = format!("{} requests run and {WAITING_PER_PLACE_MAX} times as many wait: refused", code.turnstile.places());
+            return unavailable(refuse(StatusCode::SERVICE_UNAVAILABLE, "This app is busy.", &why));
+        }
+        Err(TurnedAway::Late) => {
+            let why = format!("no place came free within {:?}: refused", code.timeout);
+            return unavailable(refuse(StatusCode::SERVICE_UNAVAILABLE, "This app is busy.", &why));
+        }
+    };
+    let program = match program(core, site, code, component).await {
+        Ok(program) => program,
+        Err(why) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, "This app can't be started.", &why),
+    };
+    let log: Arc<dyn sandbox::Log> = Arc::new(log);
+    let cell = Cell {
+        tenant: site.tenant,
+        database: site.database.id,
+        request: Arc::clone(id),
+        kv: Arc::clone(&site.kv),
+        env: Arc::clone(&site.env),
+        config: Arc::clone(&site.config),
+        outbound: Arc::clone(&site.outbound),
+        memory: code.memory,
+        cpu: code.cpu,
+        timeout: code.timeout,
+        log,
+        store: Arc::clone(&core.buckets) as Arc<dyn sandbox::KeyValue>,
+        permit: Some(Box::new(place)),
+    };
+    let limit = usize::try_from(REQUEST_BODY_BYTES_MAX).unwrap_or(usize::MAX);
+    let request = request.map(|body| Limited::new(body, limit).map_err(body_error).boxed_unsync());
+    match core.cloud.sandbox.handle(&program, cell, request).await {
+        Ok(answer) => {
+            let (mut parts, body) = answer.into_parts();
+            strip_hop_by_hop(&mut parts.headers);
+            Response::from_parts(parts, Body::Guest(body))
+        }
+        Err(fault) => failed(&fault, id),
+    }
+}
+
+/// The visitor's connection broke, or its body is longer than one may be.
+fn body_error(error: Box<dyn std::error::Error + Send + Sync>) -> BodyError {
+    error.downcast::<hyper::Error>().map_or_else(|_| BodyError::HttpRequestBodySize(Some(REQUEST_BODY_BYTES_MAX)), |error| (*error).into())
+}
+
+/// The mapped program; compiled anew where an upgrade of the engine has made its artifact useless.
+async fn program(core: &Rc<Core>, site: &Site, code: &Code, component: Digest) -> Result<Arc<Program>, String> {
+    let sandbox = &core.cloud.sandbox;
+    if let Some(program) = sandbox.loaded(site.tenant, component) {
+        return Ok(program);
+    }
+    match sandbox.program(site.tenant, component).await {
+        Ok(program) => return Ok(program),
+        Err(LoadError::Missing(_) | LoadError::Damaged(_)) => {}
+        Err(error) => return Err(chain(&error)),
+    }
+    tracing::info!(app = %site.name, component = %code.name, "compiling anew: there is no artifact for this engine");
+    let chunks = &core.cloud.store.chunks;
+    let index = chunk_json::<api::Index>(core, site.tenant, site.content).await?;
+    let file = index.components.get(&code.name).ok_or("the release has no such component")?;
+    let wasm = assets::whole(chunks, site.tenant, file).await.map_err(|error| chain(&error))?;
+    sandbox.compile(site.tenant, &wasm).await.map_err(|error| chain(&error))?;
+    sandbox.program(site.tenant, component).await.map_err(|error| chain(&error))
+}
+
+async fn chunk_json<T: serde::de::DeserializeOwned>(core: &Rc<Core>, tenant: TenantId, digest: Digest) -> Result<T, String> {
+    let bytes = core.assets.chunk(&core.cloud.store.chunks, tenant, digest).await.map_err(|error| chain(&error))?;
+    serde_json::from_slice(&bytes).map_err(|error| error.to_string())
+}
+
+/// What a visitor hears of a fault: that it happened, and the id by which the log tells the rest.
+fn failed(fault: &Fault, id: &str) -> Response<Body> {
+    let (status, said) = match fault {
+        Fault::OutOfTime(_) => (StatusCode::GATEWAY_TIMEOUT, "This app took too long."),
+        Fault::Busy => (StatusCode::SERVICE_UNAVAILABLE, "This box is busy."),
+        Fault::BadRequest(_) => (StatusCode::BAD_REQUEST, "This request can't be put to the app."),
+        Fault::Trap(_) | Fault::OutOfCpu(_) | Fault::OutOfMemory(_) | Fault::NoResponse | Fault::Failed(_) | Fault::NoInstance(_) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "This app failed.")
+        }
+    };
+    let answer = Page { status, said, help: "Whoever runs it finds the reason in its log under the request below." }.answer(id);
+    if status == StatusCode::SERVICE_UNAVAILABLE { unavailable(answer) } else { answer }
+}
+
+fn unavailable(mut answer: Response<Body>) -> Response<Body> {
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    answer
+}
+
+/// A guest speaks of its answer, not of the connection.
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TE, header::TRAILER] {
+        headers.remove(name);
+    }
+    headers.remove("keep-alive");
+    headers.remove("proxy-connection");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_turnstile_lets_so_many_in_and_so_many_wait() {
+        let turnstile = Arc::new(Turnstile::new(1));
+        let inside = turnstile.enter(Duration::ZERO).await.expect("it is free");
+        assert_eq!(turnstile.enter(Duration::from_millis(1)).await.err(), Some(TurnedAway::Late));
+        let waiting: Vec<_> = (0..WAITING_PER_PLACE_MAX)
+            .map(|_| {
+                let turnstile = Arc::clone(&turnstile);
+                tokio::spawn(async move { turnstile.enter(Duration::from_secs(9)).await.is_ok() })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        assert_eq!(turnstile.enter(Duration::from_secs(9)).await.err(), Some(TurnedAway::Full));
+        drop(inside);
+        for task in waiting {
+            assert!(task.await.expect("it doesn't panic"));
+        }
+        assert_eq!(turnstile.waiting.load(Ordering::Relaxed), 0);
+    }
+}

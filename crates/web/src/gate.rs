@@ -1,0 +1,153 @@
+//! The gate of a private stage: a member's token, or a pass from a share link.
+//!
+//! What opens the gate is taken off the request before the app sees it. An app that could read a visitor's token
+//! could act as them.
+
+use auth::{Pass, Wants, identify, may};
+use base::Timestamp;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use state::{Grant, Record};
+
+use crate::answer::{Body, Page, redirect};
+use crate::router::Site;
+
+/// The query parameter of a share link, and the cookie that it becomes.
+pub(crate) const PASS: &str = "firm-pass";
+
+/// May this request see the stage? `Err` is the answer that it gets instead.
+pub(crate) fn check(
+    site: &Site,
+    record: &Record,
+    now: Timestamp,
+    request: &Request<Incoming>,
+    id: &str,
+) -> Result<(), Box<Response<Body>>> {
+    if site.public {
+        return Ok(());
+    }
+    let verify = |pass: &str| Pass::verify(&site.key, site.app, site.stage.as_str(), now, pass);
+    if let Some((pass, rest)) = request.uri().query().and_then(take_pass) {
+        let answer = match verify(pass) {
+            Ok(expires) => enter(request.uri().path(), &rest, pass, expires.since(now).as_secs()),
+            Err(_) => None,
+        };
+        return Err(Box::new(answer.unwrap_or_else(|| closed(id))));
+    }
+    if cookies(request.headers()).filter_map(|cookie| pass_of(cookie.trim())).any(|pass| verify(pass).is_ok()) {
+        return Ok(());
+    }
+    let caller = identify(record, now, bearer(request.headers()));
+    match caller.and_then(|caller| may(&caller, Wants::Member(site.tenant, Grant::Visit))) {
+        Ok(()) => Ok(()),
+        Err(_) => Err(Box::new(closed(id))),
+    }
+}
+
+/// Whatever the reason, a visitor learns only that it is private: not whose it is, nor whether a pass was ever good.
+fn closed(id: &str) -> Response<Body> {
+    let page = Page {
+        status: StatusCode::UNAUTHORIZED,
+        said: "This stage is private.",
+        help: "Ask for a share link (firm stages share), or send a member's token as a bearer token.",
+    };
+    let mut answer = page.answer(id);
+    answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"Firmament stage\""));
+    answer
+}
+
+/// Turns the link's pass into a cookie, so that the pass doesn't stay in the address bar.
+fn enter(path: &str, rest: &str, pass: &str, seconds: u64) -> Option<Response<Body>> {
+    // One slash alone in front: `//elsewhere` would be another host.
+    let path = path.trim_start_matches('/');
+    let to = if rest.is_empty() { format!("/{path}") } else { format!("/{path}?{rest}") };
+    let mut answer = redirect(StatusCode::SEE_OTHER, &to)?;
+    let cookie = format!("__Host-{PASS}={pass}; Max-Age={seconds}; Path=/; Secure; HttpOnly; SameSite=Lax");
+    answer.headers_mut().insert(header::SET_COOKIE, HeaderValue::try_from(cookie).ok()?);
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    Some(answer)
+}
+
+/// The pass of a query, and the query without it.
+fn take_pass(query: &str) -> Option<(&str, String)> {
+    let is_pass = |pair: &&str| pair.strip_prefix(PASS).is_some_and(|rest| rest.starts_with('='));
+    let pass = query.split('&').find(is_pass)?;
+    let rest: Vec<&str> = query.split('&').filter(|pair| !is_pass(pair)).collect();
+    Some((&pass[PASS.len() + 1..], rest.join("&")))
+}
+
+/// The token of `Authorization: Bearer …`.
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(';'))
+}
+
+fn pass_of(cookie: &str) -> Option<&str> {
+    cookie.strip_prefix("__Host-")?.strip_prefix(PASS)?.strip_prefix('=')
+}
+
+/// Takes the cloud's own tokens and passes off a request that goes to an app.
+pub(crate) fn strip(headers: &mut HeaderMap) {
+    if bearer(headers).is_some_and(|token| token.starts_with("firm_")) {
+        headers.remove(header::AUTHORIZATION);
+    }
+    if cookies(headers).any(|cookie| pass_of(cookie.trim()).is_some()) {
+        let others: Vec<&str> = cookies(headers).map(str::trim).filter(|cookie| pass_of(cookie).is_none()).collect();
+        let others = HeaderValue::try_from(others.join("; "));
+        headers.remove(header::COOKIE);
+        if let Ok(others) = others
+            && !others.is_empty()
+        {
+            headers.insert(header::COOKIE, others);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(header::HeaderName, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn an_app_never_sees_what_opened_the_gate() {
+        let mut held = headers(&[
+            (header::AUTHORIZATION, "bearer firm_0707070707070707_abc"),
+            (header::COOKIE, "a=1; __Host-firm-pass=secret; b=2"),
+        ]);
+        strip(&mut held);
+        assert_eq!(held, headers(&[(header::COOKIE, "a=1; b=2")]));
+        let mut pass_only = headers(&[(header::COOKIE, "__Host-firm-pass=secret")]);
+        strip(&mut pass_only);
+        assert!(pass_only.is_empty());
+    }
+
+    #[test]
+    fn an_app_s_own_credentials_stay() {
+        let own = headers(&[(header::AUTHORIZATION, "Bearer theirs"), (header::COOKIE, "session=1")]);
+        let mut held = own.clone();
+        strip(&mut held);
+        assert_eq!(held, own);
+    }
+
+    #[test]
+    fn the_pass_leaves_the_query() {
+        assert_eq!(take_pass("a=1&firm-pass=x&b=2"), Some(("x", "a=1&b=2".to_owned())));
+        assert_eq!(take_pass("firm-pass=x"), Some(("x", String::new())));
+        assert_eq!(take_pass("firm-passer=x"), None);
+    }
+
+    #[test]
+    fn a_link_never_leads_elsewhere() {
+        let answer = enter("//evil.example/", "", "x", 1).expect("it can be a header");
+        assert_eq!(answer.headers()[header::LOCATION], "/evil.example/");
+    }
+}

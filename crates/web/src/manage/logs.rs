@@ -1,0 +1,103 @@
+//! An app's log, as JSON lines: the newest so many, and what comes for who stays.
+
+use std::collections::VecDeque;
+use std::time::SystemTime;
+
+use api::LogLine;
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderValue, Response, header};
+use persist::logs::{Filter, Followed, Follower};
+use persist::{Line, Stream};
+
+use super::{Answer, Call, Refusal};
+use crate::answer::Body;
+
+/// The most lines of the past that one answer holds.
+const TAIL_MAX: usize = 10_000;
+const TAIL_DEFAULT: usize = 100;
+
+pub(crate) async fn log_read(call: Call) -> Answer {
+    let app = call.app()?;
+    let tail = match call.asked("tail") {
+        None => TAIL_DEFAULT,
+        Some(text) => text.parse().map_err(|_| Refusal::parameter("tail", "it is not a number of lines"))?,
+    };
+    let stage = call.asked("stage").map(str::parse).transpose();
+    let filter = Filter {
+        stage: stage.map_err(|error: base::NameError| Refusal::parameter("stage", &error.to_string()))?,
+        request: call.asked("request").map(str::to_owned),
+        ..Filter::default()
+    };
+    let follow = match call.asked("follow") {
+        None | Some("false") => false,
+        Some("" | "true") => true,
+        Some(_) => return Err(Refusal::parameter("follow", "it is true or false")),
+    };
+    let (logs, tenant, count) = (call.cloud.store.logs.clone(), call.tenant(), tail.min(TAIL_MAX));
+    let read = tokio::task::spawn_blocking(move || {
+        if follow {
+            logs.follow(tenant, app.id, count, filter).map(|(lines, follower)| (lines, Some(follower)))
+        } else {
+            logs.tail(tenant, app.id, count, &filter).map(|lines| (lines, None))
+        }
+    });
+    let (lines, follower) = read
+        .await
+        .map_err(|error| Refusal::failed(error.into()))?
+        .map_err(|error| Refusal::failed(error.into()))?;
+    let mut answer = Response::new(Body::Lines(Box::pin(said(lines.into(), follower))));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(answer)
+}
+
+/// The past, then what comes.
+fn said(past: VecDeque<Line>, follower: Option<Follower>) -> impl futures_util::Stream<Item = Bytes> {
+    stream::unfold((past, follower), |(mut past, mut follower)| async move {
+        if let Some(line) = past.pop_front() {
+            return Some((text(&line), (past, follower)));
+        }
+        let bytes = match follower.as_mut()?.next().await? {
+            Followed::Line(line) => text(&line),
+            Followed::Missed(count) => missed(count),
+        };
+        Some((bytes, (past, follower)))
+    })
+}
+
+fn text(line: &Line) -> Bytes {
+    let stream = match line.stream {
+        Stream::Stdout => "stdout",
+        Stream::Stderr => "stderr",
+        Stream::Fault => "fault",
+        Stream::Request => "request",
+    };
+    json(&LogLine {
+        at: line.at,
+        stage: line.stage.to_string(),
+        release: line.release.to_string(),
+        request: line.request.clone().unwrap_or_default(),
+        stream: stream.to_owned(),
+        text: line.text.clone(),
+    })
+}
+
+/// Told in the log's own form, so that a reader of it need not know another.
+fn missed(count: u64) -> Bytes {
+    json(&LogLine {
+        at: SystemTime::now().into(),
+        stage: String::new(),
+        release: String::new(),
+        request: String::new(),
+        stream: "fault".to_owned(),
+        text: format!("{count} lines came faster than you read and are not shown; the log has them"),
+    })
+}
+
+fn json(line: &LogLine) -> Bytes {
+    let mut bytes = serde_json::to_vec(line).expect("a line is plain data");
+    bytes.push(b'\n');
+    bytes.into()
+}

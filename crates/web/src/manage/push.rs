@@ -1,0 +1,284 @@
+//! A push: chunks first, then the release that names them.
+//!
+//! Nothing is half deployed. Until the last step, one command to the record, a push has only laid chunks and
+//! artifacts where nothing points at them; the sweep takes what was left behind.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api::{ChunksAsked, ChunksMissing, Deployed, File, Index, Push};
+use base::limits::{
+    ASSET_PATH_BYTES_MAX, CHUNK_BYTES_MAX, COMPONENT_BYTES_MAX, FILE_BYTES_MAX, MISSING_DIGESTS_MAX, RELEASE_BYTES_MAX,
+    RELEASE_FILES_MAX,
+};
+use base::{Digest, Name, TenantId, chain};
+use bytes::Bytes;
+use http::StatusCode;
+use persist::chunks::{PutError, SettleError};
+use sandbox::{CompileError, Compiled, Need, need};
+use state::manifest::Fault;
+use state::{Command, Manifest};
+
+use super::apps::{deployed, live};
+use super::{Answer, Call, Refusal, detached, done, json};
+use crate::assets;
+use crate::cloud::Cloud;
+
+pub(crate) async fn chunks_missing(call: Call) -> Answer {
+    let ChunksAsked { chunks } = call.json()?;
+    if chunks.len() > MISSING_DIGESTS_MAX {
+        return Err(Refusal::bad("too_many", format!("{MISSING_DIGESTS_MAX} digests are the most of one question")));
+    }
+    let (store, tenant) = (call.cloud.store.chunks.clone(), call.tenant());
+    let missing = blocking(move || store.missing(tenant, &chunks)).await?;
+    json(&ChunksMissing { missing })
+}
+
+pub(crate) async fn chunk_put(call: Call) -> Answer {
+    let digest: Digest = call.param("digest")?;
+    let (store, tenant, bytes) = (call.cloud.store.chunks.clone(), call.tenant(), call.body.clone());
+    blocking(move || store.put(tenant, digest, &bytes)).await?.map_err(|error| unstored(&error))?;
+    done()
+}
+
+pub(crate) async fn release_create(call: Call) -> Answer {
+    let push: Push = call.json()?;
+    let app: Name = call.param("app")?;
+    check(&push)?;
+    let deployed = detached(call, async move |call| release(call, app, push).await).await?;
+    json(&deployed)
+}
+
+async fn release(call: &Call, app: Name, push: Push) -> Result<Deployed, Refusal> {
+    let Push { stage, manifest, index, source } = push;
+    let (cloud, tenant) = (&call.cloud, call.tenant());
+    let digests = uploaded(cloud, tenant, &index).await?;
+    compile(cloud, tenant, &manifest, &index).await?;
+    let content = settle(cloud, tenant, &index, digests).await?;
+    let stage = stage.unwrap_or_else(live);
+    let command = Command::ReleaseCreate {
+        tenant,
+        app: app.clone(),
+        stage: stage.clone(),
+        content,
+        manifest: Box::new(manifest),
+        source,
+    };
+    let release = call.propose(command).await?.release;
+    deployed(call, &app, &stage, release)
+}
+
+/// What can be seen from the push itself.
+fn check(push: &Push) -> Result<(), Refusal> {
+    let faults = push.manifest.faults();
+    if !faults.is_empty() {
+        return Err(Refusal::manifest(faults));
+    }
+    same_names("static folder", push.manifest.statics.keys(), push.index.statics.keys())?;
+    same_names("component", push.manifest.components.keys(), push.index.components.keys())?;
+    let files = push.index.files().count();
+    if files > RELEASE_FILES_MAX {
+        return Err(Refusal::bad("too_many_files", format!("{files} files are more than the {RELEASE_FILES_MAX} of a release")));
+    }
+    let mut bytes = 0_u64;
+    for (path, file) in push.index.statics.values().flatten() {
+        check_path(path)?;
+        bytes = bytes.saturating_add(check_file(path, file, FILE_BYTES_MAX)?);
+    }
+    for (name, file) in &push.index.components {
+        bytes = bytes.saturating_add(check_file(name.as_str(), file, COMPONENT_BYTES_MAX)?);
+    }
+    if bytes > RELEASE_BYTES_MAX {
+        return Err(Refusal::bad("too_large", format!("{bytes} bytes are more than the {RELEASE_BYTES_MAX} of a release")));
+    }
+    Ok(())
+}
+
+fn same_names<'a>(
+    what: &str,
+    manifest: impl Iterator<Item = &'a Name>,
+    index: impl Iterator<Item = &'a Name>,
+) -> Result<(), Refusal> {
+    let (manifest, index): (BTreeSet<_>, BTreeSet<_>) = (manifest.collect(), index.collect());
+    match manifest.symmetric_difference(&index).next() {
+        None => Ok(()),
+        Some(name) if manifest.contains(name) => {
+            Err(Refusal::bad("wrong_index", format!("the index lacks the manifest's {what} {name}")))
+        }
+        Some(name) => Err(Refusal::bad("wrong_index", format!("the index has a {what} {name} that the manifest doesn't"))),
+    }
+}
+
+/// A path below a static folder. It is only ever a map's key, but what can't be asked for has no business there.
+fn check_path(path: &str) -> Result<(), Refusal> {
+    let shown: String = path.chars().take(120).collect();
+    let wrong = path.is_empty()
+        || path.len() > ASSET_PATH_BYTES_MAX
+        || path.contains(['\\', '\0'])
+        || path.split('/').any(|part| matches!(part, "" | "." | ".."));
+    if wrong { Err(Refusal::bad("wrong_path", format!("`{shown}` is not a path below a static folder"))) } else { Ok(()) }
+}
+
+fn check_file(name: &str, file: &File, max: u64) -> Result<u64, Refusal> {
+    let shown: String = name.chars().take(120).collect();
+    if file.size > max {
+        return Err(Refusal::bad("too_large", format!("{shown} has {} bytes, more than {max}", file.size)));
+    }
+    let summed = file.chunks.iter().try_fold(0_u64, |sum, chunk| sum.checked_add(chunk.size));
+    let chunk_sizes = file.chunks.iter().all(|chunk| (1..=CHUNK_BYTES_MAX as u64).contains(&chunk.size));
+    // A file of one chunk is cached under its digest, so the two must be one.
+    let named = file.chunks.len() != 1 || file.chunks[0].digest == file.digest;
+    if summed != Some(file.size) || !chunk_sizes || !named {
+        return Err(Refusal::bad("wrong_index", format!("the chunks of {shown} don't make up the file")));
+    }
+    Ok(file.size)
+}
+
+/// Every chunk is there, with the size that the index says. Gives each digest once.
+async fn uploaded(cloud: &Cloud, tenant: TenantId, index: &Index) -> Result<Vec<Digest>, Refusal> {
+    let chunks: BTreeMap<Digest, u64> =
+        index.files().flat_map(|file| &file.chunks).map(|chunk| (chunk.digest, chunk.size)).collect();
+    let store = cloud.store.chunks.clone();
+    blocking(move || {
+        let digests: Vec<Digest> = chunks.keys().copied().collect();
+        let missing = store.missing(tenant, &digests);
+        if let Some(first) = missing.first() {
+            let count = missing.len();
+            return Err(Refusal::new(StatusCode::CONFLICT, "chunks_missing", format!("{count} chunks are not uploaded, {first} first"))
+                .help("ask /chunks/missing, upload, and push again"));
+        }
+        for (digest, size) in &chunks {
+            let file = store.file(tenant, *digest).map_err(|error| Refusal::failed(error.into()))?;
+            let held = file.metadata().map_err(|error| Refusal::failed(error.into()))?;
+            if held.len() != *size {
+                return Err(Refusal::bad("wrong_index", format!("chunk {digest} has {} bytes, not {size}", held.len())));
+            }
+        }
+        Ok(digests)
+    })
+    .await?
+}
+
+/// Compiles every component in the compile process, and refuses imports that nobody granted.
+async fn compile(cloud: &Cloud, tenant: TenantId, manifest: &Manifest, index: &Index) -> Result<(), Refusal> {
+    for (name, file) in &index.components {
+        let wasm = assets::whole(&cloud.store.chunks, tenant, file).await.map_err(|error| Refusal::failed(error.into()))?;
+        if Digest::of(&wasm) != file.digest {
+            return Err(Refusal::bad("wrong_index", format!("component {name} is not the file that its digest names")));
+        }
+        let compiled = cloud.sandbox.compile(tenant, &wasm).await.map_err(|error| uncompiled(name, error))?;
+        let faults = ungranted(name, manifest, &compiled);
+        if !faults.is_empty() {
+            return Err(Refusal::manifest(faults));
+        }
+    }
+    Ok(())
+}
+
+/// Imports that work only with a line in the manifest that isn't there.
+fn ungranted(name: &Name, manifest: &Manifest, compiled: &Compiled) -> Vec<Fault> {
+    let fault = |import: &String| match need(import) {
+        Need::KeyValue if manifest.bindings.kv.is_empty() => Some(Fault {
+            at: "bindings.kv".to_owned(),
+            said: format!("component {name} imports `{import}`, and no bucket is bound"),
+            help: "add `kv = [\"BUCKET\"]` under [bindings], with the names that it opens".to_owned(),
+        }),
+        Need::Unknown => Some(Fault {
+            at: format!("components.{name}"),
+            said: format!("it imports `{import}`, which this cloud doesn't have"),
+            help: "build it without".to_owned(),
+        }),
+        Need::Always | Need::KeyValue | Need::Config | Need::OutgoingHttp => None,
+    };
+    compiled.imports.iter().filter_map(fault).collect()
+}
+
+fn uncompiled(name: &Name, error: CompileError) -> Refusal {
+    match error {
+        CompileError::Busy => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", error.to_string()),
+        CompileError::Start(_) | CompileError::Store(_) => Refusal::failed(error.into()),
+        error => Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "wrong_component", format!("component {name}: {}", chain(&error))),
+    }
+}
+
+/// Stores the index and makes all that the release names durable.
+async fn settle(cloud: &Cloud, tenant: TenantId, index: &Index, mut digests: Vec<Digest>) -> Result<Digest, Refusal> {
+    let bytes = Bytes::from(serde_json::to_vec(index).map_err(|error| Refusal::failed(error.into()))?);
+    if bytes.len() > CHUNK_BYTES_MAX {
+        let said = format!("the release's index has {} bytes, more than {CHUNK_BYTES_MAX}: too many files, or too long paths", bytes.len());
+        return Err(Refusal::bad("too_many_files", said));
+    }
+    let content = Digest::of(&bytes);
+    digests.push(content);
+    let store = cloud.store.chunks.clone();
+    blocking(move || {
+        store.put(tenant, content, &bytes).map_err(|error| unstored(&error))?;
+        store.settle(tenant, &digests).map_err(|error| match &error {
+            SettleError::Full { .. } => Refusal::disk_full(),
+            _ => Refusal::failed(error.into()),
+        })
+    })
+    .await??;
+    Ok(content)
+}
+
+fn unstored(error: &PutError) -> Refusal {
+    match error {
+        PutError::TooLarge { .. } | PutError::Mismatch { .. } => Refusal::bad("wrong_chunk", chain(error)),
+        PutError::Full { .. } => Refusal::disk_full(),
+        PutError::Write { .. } => Refusal::failed(chain(error).into()),
+    }
+}
+
+/// Runs what waits for the disk away from the core.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Refusal::failed(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use api::Chunk;
+
+    use super::*;
+
+    fn file(sizes: &[u64]) -> File {
+        let chunks: Vec<_> = sizes.iter().map(|size| Chunk { digest: Digest::of(&size.to_be_bytes()), size: *size }).collect();
+        let digest = chunks.first().map_or(Digest::of(b""), |chunk| chunk.digest);
+        File { digest, size: sizes.iter().fold(0, |sum, size| sum.saturating_add(*size)), chunks }
+    }
+
+    #[test]
+    fn files_are_the_sum_of_their_chunks() {
+        assert!(check_file("a", &file(&[3, 4]), 10).is_ok());
+        assert!(check_file("a", &file(&[]), 10).is_ok());
+        assert!(check_file("a", &File { size: 8, ..file(&[3, 4]) }, 10).is_err());
+        assert!(check_file("a", &file(&[30]), 10).is_err());
+        assert!(check_file("a", &file(&[u64::MAX, 2]), u64::MAX).is_err());
+        assert!(check_file("a", &File { digest: Digest::of(b"another"), ..file(&[3]) }, 10).is_err());
+    }
+
+    #[test]
+    fn paths_stay_below_their_folder() {
+        for path in ["a", "a/b.txt", "ü/ß", ".well-known/x"] {
+            assert!(check_path(path).is_ok(), "{path}");
+        }
+        for path in ["", "/a", "a/", "a//b", "../a", "a/../b", ".", "a\\b", "a\0", &"a".repeat(2_000)] {
+            assert!(check_path(path).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn an_import_nobody_granted_names_the_line_to_add() {
+        let compiled = Compiled {
+            component: Digest::of(b""),
+            imports: vec!["wasi:keyvalue/store@0.2.0-draft2".to_owned(), "wasi:nn/graph@0.2.0".to_owned(), "wasi:cli/stdout@0.2.0".to_owned()],
+            flavour: sandbox::Flavour::Http02,
+        };
+        let name: Name = "app".parse().expect("a name");
+        let faults = ungranted(&name, &Manifest::default(), &compiled);
+        let places: Vec<_> = faults.iter().map(|fault| fault.at.as_str()).collect();
+        assert_eq!(places, ["bindings.kv", "components.app"]);
+        let mut granted = Manifest::default();
+        granted.bindings.kv.insert(name.clone());
+        assert_eq!(ungranted(&name, &granted, &compiled).len(), 1);
+    }
+}

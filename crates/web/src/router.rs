@@ -1,0 +1,314 @@
+//! Host → site → route, derived from the record.
+//!
+//! A [`Router`] never changes. A change of an app makes its sites anew and swaps the whole; sites of other apps
+//! are shared between the old and the new.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use auth::Key;
+use base::limits::{
+    APP_CONCURRENCY_DEFAULT, INSTANCE_MEMORY_DEFAULT, REQUEST_CPU_DEFAULT, REQUEST_TIME_DEFAULT,
+};
+use base::{AppId, Digest, Name, ReleaseNo, TenantId, chain};
+use persist::Database;
+use rustls::sign::CertifiedKey;
+use state::manifest::{Component, StaticFolder, Target, Throttle};
+use state::{App, Manifest, Record, Release, Stage, Tenant};
+
+use crate::code::Turnstile;
+use crate::tls;
+
+/// Every host that the cloud answers.
+#[derive(Default)]
+pub(crate) struct Router {
+    sites: HashMap<Arc<str>, Arc<Site>>,
+    /// Uploaded certificates, by domain.
+    certificates: HashMap<Arc<str>, Arc<CertifiedKey>>,
+}
+
+/// One stage as it serves: a release, with all that a request to it needs.
+pub(crate) struct Site {
+    pub tenant: TenantId,
+    pub app: AppId,
+    pub name: Name,
+    pub stage: Name,
+    pub release: ReleaseNo,
+    pub content: Digest,
+    pub public: bool,
+    /// Longest prefix first.
+    pub routes: Vec<SiteRoute>,
+    pub limit: Option<Throttle>,
+    pub database: Database,
+    pub kv: Arc<BTreeSet<Name>>,
+    pub env: Arc<[(String, String)]>,
+    pub config: Arc<BTreeMap<String, String>>,
+    pub outbound: Arc<sandbox::Outbound>,
+    /// What signs and checks passes of a private stage.
+    pub key: Key,
+}
+
+/// A prefix and what answers it.
+pub(crate) struct SiteRoute {
+    /// Without a slash at its end; `/` is empty.
+    pub prefix: String,
+    pub target: SiteTarget,
+    pub limit: Option<Throttle>,
+}
+
+pub(crate) enum SiteTarget {
+    Component(Code),
+    Static { name: Name, folder: StaticFolder },
+}
+
+/// A component and the bounds of a request to it.
+pub(crate) struct Code {
+    pub name: Name,
+    pub memory: u64,
+    pub cpu: Duration,
+    pub timeout: Duration,
+    pub turnstile: Arc<Turnstile>,
+}
+
+impl Site {
+    /// The route of a path. Prefixes are matched by whole segments.
+    pub(crate) fn route(&self, path: &str) -> Option<&SiteRoute> {
+        self.routes.iter().find(|route| within(&route.prefix, path))
+    }
+}
+
+fn within(prefix: &str, path: &str) -> bool {
+    path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+impl Router {
+    pub(crate) fn site(&self, host: &str) -> Option<&Arc<Site>> {
+        self.sites.get(host)
+    }
+
+    pub(crate) fn certificate(&self, host: &str) -> Option<&Arc<CertifiedKey>> {
+        self.certificates.get(host)
+    }
+}
+
+/// Makes routers. Holds what must outlive one: the turnstiles that count an app's requests across releases.
+pub(crate) struct Builder {
+    domain: String,
+    key: Key,
+    turnstiles: Mutex<HashMap<(AppId, Name, Name), Arc<Turnstile>>>,
+}
+
+impl Builder {
+    pub(crate) fn new(domain: String, key: Key) -> Self {
+        Self { domain, key, turnstiles: Mutex::default() }
+    }
+
+    /// All of the record.
+    pub(crate) fn whole(&self, record: &Record) -> Router {
+        let mut router = Router::default();
+        for tenant in record.tenants() {
+            for app in tenant.apps.values() {
+                self.lay(&mut router, record, tenant, app);
+            }
+        }
+        self.certify(&mut router, record);
+        router
+    }
+
+    /// `router` with these apps as the record has them now.
+    pub(crate) fn with_changes(
+        &self,
+        router: &Router,
+        record: &Record,
+        changed: &BTreeSet<(TenantId, Name)>,
+        certificates: bool,
+    ) -> Router {
+        let stays = |site: &Site| !changed.contains(&(site.tenant, site.name.clone()));
+        let sites = router.sites.iter().filter(|(_, site)| stays(site));
+        let mut next = Router {
+            sites: sites.map(|(host, site)| (Arc::clone(host), Arc::clone(site))).collect(),
+            certificates: router.certificates.clone(),
+        };
+        for (tenant, app) in changed {
+            if let Some(tenant) = record.tenant(*tenant)
+                && let Some(app) = tenant.apps.get(app)
+            {
+                self.lay(&mut next, record, tenant, app);
+            }
+        }
+        if certificates {
+            self.certify(&mut next, record);
+        }
+        next
+    }
+
+    /// The host of a stage within the cloud's own domain.
+    pub(crate) fn host(&self, tenant: &Name, app: &Name, stage: &Name) -> String {
+        let domain = &self.domain;
+        match stage.as_str() {
+            "live" => format!("{app}.{tenant}.{domain}"),
+            stage => format!("{stage}--{app}.{tenant}.{domain}"),
+        }
+    }
+
+    fn lay(&self, router: &mut Router, record: &Record, tenant: &Tenant, app: &App) {
+        let key = match tenant_key(&self.key, tenant) {
+            Ok(key) => key,
+            Err(error) => {
+                tracing::error!(tenant = %tenant.name, "the tenant's key doesn't open, so nothing of it serves: {}", chain(&error));
+                return;
+            }
+        };
+        for stage in app.stages.values() {
+            let Some(release) = app.running(stage.name.as_str()) else { continue };
+            let site = Arc::new(self.site(&key, tenant, app, stage, release));
+            let host = self.host(&tenant.name, &app.name, &stage.name);
+            router.sites.insert(host.into(), Arc::clone(&site));
+            if stage.is_live() {
+                let domains = record.domains().filter(|(_, claim)| claim.tenant == tenant.id && claim.app == app.name);
+                for (domain, _) in domains {
+                    router.sites.insert(domain.as_str().into(), Arc::clone(&site));
+                }
+            }
+        }
+    }
+
+    fn site(&self, key: &Key, tenant: &Tenant, app: &App, stage: &Stage, release: &Release) -> Site {
+        let manifest = release.effective();
+        let env: Vec<_> = manifest.env.clone().into_iter().collect();
+        let mut routes: Vec<_> = self.routes(app, stage, &manifest);
+        routes.sort_by_key(|route| std::cmp::Reverse(route.prefix.len()));
+        let hosts = manifest.outbound.hosts.iter().filter_map(|host| host.parse().ok());
+        Site {
+            tenant: tenant.id,
+            app: app.id,
+            name: app.name.clone(),
+            stage: stage.name.clone(),
+            release: release.no,
+            content: release.content,
+            public: stage.is_live(),
+            routes,
+            limit: manifest.limit.clone(),
+            database: Database { tenant: tenant.id, id: stage.database },
+            kv: Arc::new(manifest.bindings.kv.clone()),
+            config: Arc::new(config(key, app, stage, &manifest)),
+            outbound: Arc::new(sandbox::Outbound::new(hosts.collect())),
+            env: env.into(),
+            key: key.clone(),
+        }
+    }
+
+    fn routes(&self, app: &App, stage: &Stage, manifest: &Manifest) -> Vec<SiteRoute> {
+        let target = |target: Target<'_>| match target {
+            Target::Component(name) => {
+                let component = manifest.components.get(name)?;
+                Some(SiteTarget::Component(self.code(app, stage, name, component)))
+            }
+            Target::Static(name) => {
+                Some(SiteTarget::Static { name: name.clone(), folder: manifest.statics.get(name)?.clone() })
+            }
+        };
+        let route = |route: &state::manifest::Route| {
+            let prefix = route.path.trim_end_matches('/').to_owned();
+            Some(SiteRoute { prefix, target: target(route.target()?)?, limit: route.limit.clone() })
+        };
+        manifest.routes.iter().filter_map(route).collect()
+    }
+
+    fn code(&self, app: &App, stage: &Stage, name: &Name, component: &Component) -> Code {
+        let concurrency = component.concurrency.unwrap_or(APP_CONCURRENCY_DEFAULT);
+        let mut turnstiles = self.turnstiles.lock().unwrap_or_else(PoisonError::into_inner);
+        let turnstile = turnstiles
+            .entry((app.id, stage.name.clone(), name.clone()))
+            .and_modify(|held| {
+                if held.places() != concurrency {
+                    *held = Arc::new(Turnstile::new(concurrency));
+                }
+            })
+            .or_insert_with(|| Arc::new(Turnstile::new(concurrency)));
+        Code {
+            name: name.clone(),
+            memory: component.memory.map_or(INSTANCE_MEMORY_DEFAULT, |memory| memory.0),
+            cpu: component.cpu.map_or(REQUEST_CPU_DEFAULT, |span| span.0),
+            timeout: component.timeout.map_or(REQUEST_TIME_DEFAULT, |span| span.0),
+            turnstile: Arc::clone(turnstile),
+        }
+    }
+
+    /// Forgets turnstiles of apps that are gone.
+    pub(crate) fn forget(&self, record: &Record) {
+        let held: BTreeSet<AppId> = record.tenants().flat_map(|tenant| tenant.apps.values().map(|app| app.id)).collect();
+        let mut turnstiles = self.turnstiles.lock().unwrap_or_else(PoisonError::into_inner);
+        turnstiles.retain(|(app, _, _), _| held.contains(app));
+    }
+
+    fn certify(&self, router: &mut Router, record: &Record) {
+        router.certificates.clear();
+        for (domain, claim) in record.domains() {
+            let Some(certificate) = &claim.certificate else { continue };
+            let Some(tenant) = record.tenant(claim.tenant) else { continue };
+            let certified = tenant_key(&self.key, tenant)
+                .and_then(|key| key.open(&domain_purpose(domain.as_str()), &certificate.key))
+                .map_err(|error| chain(&error))
+                .and_then(|key| tls::certified(certificate.chain.as_bytes(), &key).map_err(|error| chain(&error)));
+            match certified {
+                Ok(certified) => {
+                    router.certificates.insert(domain.as_str().into(), Arc::new(certified));
+                }
+                Err(error) => tracing::error!(%domain, "the uploaded certificate can't be used: {error}"),
+            }
+        }
+    }
+}
+
+/// The environment and the secrets that the manifest binds, as `wasi:config` shows them.
+fn config(key: &Key, app: &App, stage: &Stage, manifest: &Manifest) -> BTreeMap<String, String> {
+    let mut config = manifest.env.clone();
+    for name in &manifest.bindings.secrets {
+        let Some(sealed) = stage.secrets.get(name) else { continue };
+        let opened = key.open(&secret_purpose(app.name.as_str(), stage.name.as_str(), name), sealed);
+        match opened.map(String::from_utf8) {
+            Ok(Ok(value)) => {
+                config.insert(name.clone(), value);
+            }
+            _ => tracing::error!(app = %app.name, stage = %stage.name, secret = name, "a secret doesn't open"),
+        }
+    }
+    config
+}
+
+const TENANT_KEY_PURPOSE: &str = "tenant key";
+
+/// The tenant's own key.
+pub(crate) fn tenant_key(box_key: &Key, tenant: &Tenant) -> Result<Key, auth::OpenError> {
+    let bytes = box_key.open(TENANT_KEY_PURPOSE, &tenant.key)?;
+    bytes.try_into().map(Key::from_bytes).map_err(|_| auth::OpenError::Malformed)
+}
+
+/// A new tenant's key, sealed under the box's.
+pub(crate) fn seal_tenant_key(box_key: &Key, tenant_key: &Key) -> state::Sealed {
+    box_key.seal(TENANT_KEY_PURPOSE, tenant_key.as_bytes())
+}
+
+/// What a secret is sealed for. Names can't contain `/`, so no two secrets have the same purpose.
+pub(crate) fn secret_purpose(app: &str, stage: &str, name: &str) -> String {
+    format!("secret {app}/{stage}/{name}")
+}
+
+pub(crate) fn domain_purpose(domain: &str) -> String {
+    format!("certificate key {domain}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::within;
+
+    #[test]
+    fn prefixes_end_at_a_segment() {
+        assert!(within("/api", "/api"));
+        assert!(within("/api", "/api/x"));
+        assert!(!within("/api", "/apis"));
+        assert!(within("", "/anything"));
+    }
+}
