@@ -1,0 +1,66 @@
+//! `firm apps`: what a tenant runs.
+
+use api::{AppView, Done};
+use base::Name;
+use clap::Subcommand;
+
+use super::failure::Outcome;
+use super::out::Tone;
+use super::table::{Table, or_dash};
+use super::{Cx, when};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  firm apps\n  firm apps --json | jq -r '.[].url'\n  firm apps delete shop")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List them (what `firm apps` alone does)
+    #[command(after_help = "Examples:\n  firm apps list --tenant acme")]
+    List,
+    /// Delete an app, its releases, stages and data
+    #[command(after_help = "Examples:\n  firm apps delete shop\n  firm apps delete shop --yes")]
+    Delete {
+        /// The app
+        #[arg(value_name = "APP")]
+        name: Name,
+        /// Don't ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
+    match args.action {
+        None | Some(Action::List) => list(cx).await,
+        Some(Action::Delete { name, yes }) => {
+            cx.out.confirm(&format!("Delete app {name}, with all its stages, releases and data, for good?"), yes)?;
+            let session = cx.session().await?;
+            let done: Done = session.delete(&session.of_tenant(&format!("/apps/{name}")).await?).await?;
+            cx.out.answer(&done, |out| out.line(&format!("{} app {name} is deleted", out.paint(Tone::Good, "✓"))))
+        }
+    }
+}
+
+async fn list(cx: &Cx) -> Outcome {
+    let session = cx.session().await?;
+    let tenant = session.tenant().await?;
+    let apps: Vec<AppView> = session.get(&format!("/v1/tenants/{tenant}/apps")).await?;
+    cx.out.answer(&apps, |out| {
+        let now = when::now();
+        let mut table = Table::new(&["APP", "LIVE", "STAGES", "CREATED", "URL"]);
+        for app in &apps {
+            table.row([
+                app.app.to_string(),
+                or_dash(app.running),
+                app.stages.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+                when::ago(app.created, now),
+                app.domains.first().map_or_else(|| app.url.clone(), |domain| format!("{} (https://{domain})", app.url)),
+            ]);
+        }
+        table.show(out, &format!("Tenant {tenant} has no apps yet. Start one: firm new NAME --template static"))
+    })
+}

@@ -1,0 +1,101 @@
+//! `firm domain`: the host names of its own that an app answers to.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use api::{DomainAdd, DomainView, Done};
+use base::Domain;
+use clap::Subcommand;
+use http::Method;
+
+use super::about::AppArg;
+use super::exit::Exit;
+use super::failure::{Failure, Outcome};
+use super::out::Tone;
+use super::table::Table;
+use super::{Cx, when};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  firm domain\n  firm domain add shop.example --chain chain.pem --key key.pem\n  firm domain remove shop.example")]
+pub(super) struct Args {
+    #[command(flatten)]
+    about: AppArg,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List them (what `firm domain` alone does)
+    #[command(after_help = "Examples:\n  firm domain list --app shop")]
+    List,
+    /// Answer a domain with the app's live stage
+    #[command(after_help = "Examples:\n  firm domain add shop.example\n  firm domain add shop.example --chain chain.pem --key key.pem\n\nWithout a certificate of your own the cloud's authority signs one, which browsers don't know. To change a\ncertificate, add the domain again. The key is only sent to the cloud, which keeps it encrypted.")]
+    Add {
+        /// The host name
+        domain: Domain,
+        /// PEM file of its certificate and what signed it, leaf first
+        #[arg(long, value_name = "FILE", requires = "key")]
+        chain: Option<PathBuf>,
+        /// PEM file of the certificate's private key
+        #[arg(long, value_name = "FILE", requires = "chain")]
+        key: Option<PathBuf>,
+    },
+    /// Let a domain go
+    #[command(after_help = "Examples:\n  firm domain remove shop.example --yes")]
+    Remove {
+        /// The host name
+        domain: Domain,
+        /// Don't ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
+    let app = args.about.name("firm domain")?;
+    match args.action {
+        None | Some(Action::List) => {
+            let session = cx.session().await?;
+            let domains: Vec<DomainView> = session.get(&args.about.path(&session, "firm domain", "/domains").await?).await?;
+            cx.out.answer(&domains, |out| {
+                let now = when::now();
+                let mut table = Table::new(&["DOMAIN", "ADDED", "CERTIFICATE"]);
+                for domain in &domains {
+                    let signed = if domain.certificate { "uploaded" } else { "by the cloud's authority" };
+                    table.row([domain.domain.to_string(), when::ago(domain.at, now), signed.to_owned()]);
+                }
+                table.show(out, &format!("{app} has no domain of its own. Add one: firm domain add shop.example --app {app}"))
+            })
+        }
+        Some(Action::Add { domain, chain, key }) => {
+            let body = DomainAdd { chain: pem(chain.as_deref())?, key: pem(key.as_deref())? };
+            let session = cx.session().await?;
+            let path = args.about.path(&session, "firm domain", &format!("/domains/{domain}")).await?;
+            let done: Done = session.send(Method::PUT, &path, &body).await?;
+            cx.out.answer(&done, |out| {
+                out.line(&format!("{} {domain} is answered by the live stage of {app}", out.paint(Tone::Good, "✓")))?;
+                out.line("Point its DNS record at the cloud, if it isn't there yet.")
+            })
+        }
+        Some(Action::Remove { domain, yes }) => {
+            cx.out.confirm(&format!("Let {domain} go from {app}? Its visitors get an error from then on."), yes)?;
+            let session = cx.session().await?;
+            let path = args.about.path(&session, "firm domain", &format!("/domains/{domain}")).await?;
+            let done: Done = session.delete(&path).await?;
+            cx.out.answer(&done, |out| out.line(&format!("{} {domain} is gone from {app}", out.paint(Tone::Good, "✓"))))
+        }
+    }
+}
+
+fn pem(path: Option<&Path>) -> Outcome<Option<String>> {
+    let Some(path) = path else { return Ok(None) };
+    let unreadable = |error| Failure::new(Exit::Refused, format!("`{}` can't be read: {error}", path.display()));
+    let text = fs::read_to_string(path).map_err(unreadable)?;
+    if text.contains("-----BEGIN ") {
+        Ok(Some(text))
+    } else {
+        Err(Failure::new(Exit::Refused, format!("`{}` is not a PEM file", path.display()))
+            .help("it starts with -----BEGIN; DER is converted by: openssl x509 -inform der -in FILE, or openssl pkey -inform der -in FILE"))
+    }
+}

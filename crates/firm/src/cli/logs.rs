@@ -1,0 +1,116 @@
+//! `firm logs`: an app's log, as it was and as it comes.
+
+use api::LogLine;
+use base::limits::CLIENT_ANSWER_TIME_MAX;
+use base::{Name, Timestamp};
+use tokio::sync::Notify;
+
+use super::about::AppArg;
+use super::exit::Exit;
+use super::failure::{Failure, Outcome};
+use super::out::{Out, Tone};
+use super::{Cx, when};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  firm logs
+  firm logs -f --stage redesign
+  firm logs --request 5f0c2a91b3d4e6f7
+  firm logs -n 1000 --json | jq -r '.[].text'
+
+Times are UTC. With --json it is one array; with --json -f one object a line, since there is no end to close an array at.")]
+pub(super) struct Args {
+    #[command(flatten)]
+    about: AppArg,
+    /// Stay, and show what comes
+    #[arg(long, short)]
+    follow: bool,
+    /// So many of the newest lines
+    #[arg(long, short = 'n', value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    lines: u32,
+    /// Only this stage's
+    #[arg(long, value_name = "NAME")]
+    stage: Option<Name>,
+    /// Only this request's: what its answer carried in x-request-id
+    #[arg(long, value_name = "ID", value_parser = request_id)]
+    request: Option<String>,
+}
+
+fn request_id(text: &str) -> Result<String, String> {
+    let is_one = !text.is_empty() && text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if is_one { Ok(text.to_owned()) } else { Err("a request id is what an answer carries in x-request-id".to_owned()) }
+}
+
+pub(super) async fn run(cx: &Cx, args: &Args) -> Outcome {
+    let app = args.about.name("firm logs")?;
+    let session = cx.session().await?;
+    let path = args.about.path(&session, "firm logs", &query(args)).await?;
+    if args.follow {
+        return follow(cx, &session.client, &path).await;
+    }
+    let mut lines: Vec<LogLine> = Vec::new();
+    tokio::time::timeout(CLIENT_ANSWER_TIME_MAX, session.client.lines(&path, |line| lines.push(line)))
+        .await
+        .map_err(|_| Failure::new(Exit::Unreachable, "the cloud took too long to send the log").help("ask for fewer lines: -n 100"))??;
+    cx.out.answer(&lines, |out| {
+        if lines.is_empty() {
+            out.note(&format!("{app} has no such lines."));
+        }
+        let now = when::now();
+        lines.iter().try_for_each(|line| show(out, line, now))
+    })
+}
+
+/// Shows lines until the cloud ends them or nobody reads them any more.
+async fn follow(cx: &Cx, client: &api::Client, path: &str) -> Outcome {
+    let stop = Notify::new();
+    let mut stopped = None;
+    let lines = client.lines(path, |line: LogLine| {
+        if stopped.is_none() {
+            let shown = if cx.out.is_json() { cx.out.json(&line) } else { show(&cx.out, &line, when::now()) };
+            if let Err(failure) = shown {
+                stopped = Some(failure);
+                stop.notify_one();
+            }
+        }
+    });
+    let ended = tokio::select! {
+        ended = lines => ended,
+        () = stop.notified() => Ok(()),
+    };
+    match stopped {
+        Some(failure) => Err(failure),
+        None => Ok(ended?),
+    }
+}
+
+fn query(args: &Args) -> String {
+    let mut query = format!("/logs?tail={}", args.lines);
+    let mut add = |name: &str, value: &str| {
+        query.push('&');
+        query.push_str(name);
+        query.push('=');
+        query.push_str(value);
+    };
+    if let Some(stage) = &args.stage {
+        add("stage", stage.as_str());
+    }
+    if let Some(request) = &args.request {
+        add("request", request);
+    }
+    if args.follow {
+        add("follow", "true");
+    }
+    query
+}
+
+fn show(out: &Out, line: &LogLine, now: Timestamp) -> Outcome {
+    let tone = match line.stream.as_str() {
+        "fault" => Tone::Bad,
+        "stderr" => Tone::Odd,
+        "request" => Tone::Quiet,
+        _ => Tone::Plain,
+    };
+    let origin = format!("{} {} {} {} {:7}", when::clock(line.at, now), line.stage, line.release, line.request, line.stream);
+    out.line(&format!("{} {}", out.paint(Tone::Quiet, &out.foreign(&origin)), out.paint(tone, &out.foreign(&line.text))))
+}

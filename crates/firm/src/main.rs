@@ -1,0 +1,7 @@
+//! The one binary. What it can do is in [`firm::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    firm::cli::main()
+}

@@ -1,0 +1,245 @@
+//! `firm up`: a whole cloud on this box, in one process and its compile processes.
+//!
+//! Opens the data directory, founds what is missing in it (key, authority, first tenant, operator's token), serves,
+//! and registers a context, so that the next `firm push` just works. SIGTERM and Ctrl-C drain; a second one stops.
+
+use std::io::IsTerminal as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use auth::Minted;
+use base::limits::DRAIN_TIME_DEFAULT;
+use base::{Digest, Name, Span, TokenId};
+use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use web::{Cloud, ListenError, Node, Settings};
+
+use crate::cli::contexts;
+use crate::cli::exit::Exit;
+use crate::cli::failure::{Failure, Outcome};
+use crate::cli::out::Out;
+
+/// Options of `firm up`
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  firm up\n  firm up --dir /srv/firm --port 443 --http-port 80 --listen 0.0.0.0 --domain cloud.example\n  firm up --json   # one object on standard output once it serves")]
+pub struct UpArgs {
+    /// Where everything is kept [default: firmament in the user's data directory]
+    #[arg(long, env = "FIRM_DIR")]
+    dir: Option<PathBuf>,
+    /// Port for TLS: apps and the API
+    #[arg(long, default_value_t = 8443)]
+    port: u16,
+    /// Port for plain HTTP: redirects to TLS, or serves with --serve-plain
+    #[arg(long, default_value_t = 8080)]
+    http_port: u16,
+    /// Address to listen on; 0.0.0.0 or :: for every one
+    #[arg(long, default_value = "127.0.0.1")]
+    listen: IpAddr,
+    /// Apps answer at APP.TENANT.DOMAIN, the API at api.DOMAIN
+    #[arg(long, default_value = "localhost")]
+    domain: String,
+    /// Serve apps over plain HTTP too. The API never is
+    #[arg(long)]
+    serve_plain: bool,
+    /// The first tenant, made when the cloud is founded
+    #[arg(long, default_value = "main")]
+    first_tenant: Name,
+    /// Requests in flight get so long when the box is told to stop
+    #[arg(long, default_value_t = Span(DRAIN_TIME_DEFAULT))]
+    drain: Span,
+    /// A private address and port that apps may reach when their manifest names it; may be given again
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    allow_private: Vec<SocketAddr>,
+    /// The name of the context that is registered for this cloud
+    #[arg(long, default_value = "local")]
+    context_name: Name,
+}
+
+/// What a script learns once the cloud serves.
+#[derive(Serialize)]
+struct Serving<'a> {
+    serving: bool,
+    api: String,
+    plain: SocketAddr,
+    dir: &'a Path,
+    authority: PathBuf,
+    context: &'a Name,
+    tenant: &'a Name,
+    pid: u32,
+}
+
+/// Runs until told to stop.
+pub fn run(args: &UpArgs, out: Out) -> Outcome {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
+    let settings = settings(args)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::of(Exit::Refused, &error))?;
+    let outcome = runtime.block_on(serve(args, settings, out));
+    // What still follows or sweeps has nothing to finish: it finds its work again at the next start.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve(args: &UpArgs, settings: Settings, out: Out) -> Outcome {
+    // Before anything else: a signal that comes while the cloud opens must not be lost, nor kill it half-way.
+    let mut stop = Stop::new()?;
+    let dir = settings.dir.clone();
+    let cloud = Cloud::open(settings).map_err(|error| Failure::of(Exit::Refused, &error))?;
+    let node = Node::start(Arc::clone(&cloud)).map_err(|error| not_listening(&error))?;
+    let token = operator_token(&dir)?;
+    let founded = cloud.found(&args.first_tenant, &token).await.map_err(|error| Failure::of(Exit::Refused, &error))?;
+    let tenant = cloud.record().tenants().next().map_or_else(|| args.first_tenant.clone(), |tenant| tenant.name.clone());
+    register(args, &cloud, &token, &tenant, &out);
+    say(args, &dir, &tenant, founded, &out)?;
+    stop.asked().await;
+    out.note("draining: requests in flight are finished, new ones refused; stop again to cut them");
+    drop(cloud);
+    let cut = tokio::select! {
+        cut = node.drain(args.drain.0) => cut,
+        () = stop.asked() => return Err(Failure::new(Exit::Interrupted, "stopped without waiting for requests in flight")),
+    };
+    if cut > 0 {
+        out.warn(&format!("{cut} connections were cut: they took longer than the {} of --drain", args.drain));
+    }
+    Ok(())
+}
+
+fn settings(args: &UpArgs) -> Outcome<Settings> {
+    let domain = args.domain.trim_end_matches('.').to_lowercase();
+    let is_domain = domain == "localhost" || domain.parse::<base::Domain>().is_ok();
+    if !is_domain {
+        return Err(Failure::usage(format!("`{domain}` is not a domain")).help("write a name such as cloud.example, or leave it out"));
+    }
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::of(Exit::Refused, &error).help("the compile process is this program again: it must be readable"))?;
+    Ok(Settings {
+        dir: data_dir(args.dir.as_deref())?,
+        domain,
+        tls: SocketAddr::new(args.listen, args.port),
+        plain: SocketAddr::new(args.listen, args.http_port),
+        serve_plain: args.serve_plain,
+        compiler: sandbox::Compiler { program, args: vec!["compile".into()] },
+        private_hosts: args.allow_private.clone(),
+    })
+}
+
+/// The directory that was asked for, or the user's own for data (XDG Base Directory Specification).
+fn data_dir(asked: Option<&Path>) -> Outcome<PathBuf> {
+    let dir = match asked {
+        Some(dir) => dir.to_owned(),
+        None => {
+            let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+            let data = set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")));
+            data.ok_or_else(|| Failure::usage("there is no home directory to keep the data in").help("say where: firm up --dir DIR"))?
+                .join("firmament")
+        }
+    };
+    std::path::absolute(&dir).map_err(|error| Failure::of(Exit::Refused, &error))
+}
+
+/// The operator's token of this box: drawn at the first start, kept where only its user may read it.
+fn operator_token(dir: &Path) -> Outcome<Minted> {
+    let path = dir.join("operator.token");
+    let failed = |error: &dyn std::error::Error| {
+        Failure::of(Exit::Refused, error).help(format!("the operator's token is kept in {}: check that it can be read and written", path.display()))
+    };
+    match std::fs::read_to_string(&path) {
+        Ok(secret) => {
+            let secret = secret.trim().to_owned();
+            let id = secret.split('_').nth(1).and_then(|id| id.parse::<TokenId>().ok());
+            let id = id.ok_or_else(|| {
+                Failure::new(Exit::Refused, format!("{} holds no token", path.display())).help("remove it: a new one is made")
+            })?;
+            let hash = Digest::of(secret.as_bytes());
+            Ok(Minted { id, secret, hash })
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let minted = web::mint_token().map_err(|error| failed(&error))?;
+            web::write_private(&path, minted.secret.as_bytes()).map_err(|error| failed(&error))?;
+            Ok(minted)
+        }
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+/// A context that can't be written is no reason not to serve.
+fn register(args: &UpArgs, cloud: &Cloud, token: &Minted, tenant: &Name, out: &Out) {
+    let ip = match args.listen {
+        every if every.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+        one => one,
+    };
+    let context = api::Context {
+        address: SocketAddr::new(ip, args.port).to_string(),
+        host: cloud.api_host(),
+        authority: cloud.authority_pem().to_owned(),
+        token: token.secret.clone(),
+        tenant: tenant.clone(),
+    };
+    if let Err(error) = contexts::register(&args.context_name, context, true) {
+        out.warn(&format!("no context was registered, so `firm push` won't find this cloud: {}", base::chain(&error)));
+    }
+}
+
+fn say(args: &UpArgs, dir: &Path, tenant: &Name, founded: bool, out: &Out) -> Outcome {
+    let authority = dir.join("authority.pem");
+    let domain = &args.domain;
+    let port = if args.port == 443 { String::new() } else { format!(":{}", args.port) };
+    let api = format!("https://api.{domain}{port}");
+    let serving = Serving {
+        serving: true,
+        api: api.clone(),
+        plain: SocketAddr::new(args.listen, args.http_port),
+        dir,
+        authority: authority.clone(),
+        context: &args.context_name,
+        tenant,
+        pid: std::process::id(),
+    };
+    out.answer(&serving, |out| {
+        let state = if founded { "A new cloud serves." } else { "The cloud serves." };
+        out.line(&format!(
+            "{state}\n  apps       https://APP.{tenant}.{domain}{port}/\n  API        {api}  (context {})\n  data       {}\n  \
+             authority  {}  (browsers that trust it show no warning)\n\nNext:  firm new hello --template static && firm push hello",
+            args.context_name,
+            dir.display(),
+            authority.display(),
+        ))
+    })
+}
+
+fn not_listening(error: &ListenError) -> Failure {
+    let failure = Failure::of(Exit::Refused, error);
+    match error {
+        ListenError::Taken(address) => {
+            let port = address.port();
+            failure.help(format!("see who has it with `ss -ltnp 'sport = :{port}'`, or choose others: firm up --port N --http-port M"))
+        }
+        ListenError::Bind { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            failure.help("ports under 1024 need root or CAP_NET_BIND_SERVICE; choose others: firm up --port N --http-port M")
+        }
+        _ => failure,
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> Outcome<Self> {
+        let listen = |kind| signal(kind).map_err(|error| Failure::of(Exit::Refused, &error));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
