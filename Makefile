@@ -1,0 +1,27 @@
+# Two commands: `make up` runs the cloud on this machine, `make test` runs all that CI runs.
+# Each installs what is missing first; a second run finds it there.
+
+.PHONY: up test test-long bench install fmt docs
+
+up:
+	@tools/install build
+	@tools/up
+
+test:
+	@tools/install build guests test
+	@tools/test
+
+test-long:
+	@tools/install build guests test
+	@FIRM_TEST_LONG=1 tools/test
+
+bench:
+	@tools/install build guests bench
+	@bench/run
+
+# Writes docs/cli.md, docs/openapi.json and docs/firm.schema.json anew, after a change of what they describe.
+docs:
+	@. tools/env && UPDATE_EXPECT=1 cargo test --release --workspace --test house
+
+fmt:
+	@cargo fmt --all
