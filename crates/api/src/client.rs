@@ -38,9 +38,17 @@ pub struct Context {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error("no cloud answers at {address}")]
-    Connect { address: String, #[source] source: std::io::Error },
+    Connect {
+        address: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the cloud at {address} is not the one of this context: its certificate doesn't fit")]
-    Tls { address: String, #[source] source: std::io::Error },
+    Tls {
+        address: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("the context's authority can't be read")]
     Authority(#[source] rustls::pki_types::pem::Error),
     #[error("the context's authority is not one")]
@@ -159,7 +167,11 @@ impl Client {
             return Ok(answer.into_body());
         }
         let status = answer.status();
-        let bytes = Limited::new(answer.into_body(), API_BODY_BYTES_MAX).collect().await.map_err(ClientError::Answer)?.to_bytes();
+        let bytes = Limited::new(answer.into_body(), API_BODY_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(ClientError::Answer)?
+            .to_bytes();
         let problem = serde_json::from_slice(&bytes).unwrap_or_else(|_| Problem {
             code: "unexpected".to_owned(),
             message: format!("the cloud answered {status} and nothing that this version understands"),

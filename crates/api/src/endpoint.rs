@@ -4,9 +4,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use state::Grant;
 
 use crate::types::{
-    AppView, ChunksAsked, ChunksMissing, Deployed, DomainAdd, DomainView, Done, Env, EnvChange, EnvChanged, Health, LogLine,
-    Promote, Push, ReleaseView, Rollback, SecretSet, Secrets, Share, Shared, StageView, Status, TenantCreate, TenantView,
-    TokenCreate, TokenCreated, TokenView, Whoami,
+    AppView, ChunksAsked, ChunksMissing, Deployed, DomainAdd, DomainView, Done, Env, EnvChange, EnvChanged, Health,
+    LogLine, Promote, Push, ReleaseView, Rollback, SecretSet, Secrets, Share, Shared, StageView, Status, TenantCreate,
+    TenantView, TokenCreate, TokenCreated, TokenView, Whoami,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -125,7 +125,13 @@ fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
 }
 
-const fn row(operation: Operation, method: Method, path: &'static str, needs: Needs, summary: &'static str) -> Endpoint {
+const fn row(
+    operation: Operation,
+    method: Method,
+    path: &'static str,
+    needs: Needs,
+    summary: &'static str,
+) -> Endpoint {
     let answer = Body::Json(of::<Done>);
     Endpoint { operation, method, path, needs, summary, query: &[], request: Body::None, answer, creates: false }
 }
@@ -164,9 +170,8 @@ impl Endpoint {
             let part = given.next()?;
             match wanted.strip_prefix('{').and_then(|name| name.strip_suffix('}')) {
                 Some(name) if !part.is_empty() => values.push((name, part)),
-                Some(_) => return None,
                 None if wanted == part => {}
-                None => return None,
+                Some(_) | None => return None,
             }
         }
         given.next().is_none().then_some(values)
@@ -181,20 +186,21 @@ pub enum Found<'p> {
     Nothing,
 }
 
-/// Looks `path` up, which has no query.
+/// Looks `path` up, which has no query. A path with the word itself goes before one with a parameter in its place:
+/// `chunks/missing` is never the chunk of digest `missing`.
 pub fn find<'p>(method: &str, path: &'p str) -> Found<'p> {
+    let matching = || ENDPOINTS.iter().filter_map(|endpoint| Some((endpoint, endpoint.matches(path)?)));
+    let Some(fewest) = matching().map(|(_, values)| values.len()).min() else { return Found::Nothing };
     let mut methods = Vec::new();
-    for endpoint in ENDPOINTS {
-        if let Some(values) = endpoint.matches(path) {
-            let is_it = endpoint.method.as_str() == method;
-            // RFC 9110, 9.3.2: HEAD is GET without the content.
-            if is_it || (method == "HEAD" && endpoint.method == Get) {
-                return Found::Endpoint(endpoint, values);
-            }
-            methods.push(endpoint.method);
+    for (endpoint, values) in matching().filter(|(_, values)| values.len() == fewest) {
+        let is_it = endpoint.method.as_str() == method;
+        // RFC 9110, 9.3.2: HEAD is GET without the content.
+        if is_it || (method == "HEAD" && endpoint.method == Get) {
+            return Found::Endpoint(endpoint, values);
         }
+        methods.push(endpoint.method);
     }
-    if methods.is_empty() { Found::Nothing } else { Found::Methods(methods) }
+    Found::Methods(methods)
 }
 
 use Method::{Delete, Get, Patch, Post, Put};
@@ -203,7 +209,11 @@ use Needs::{Member, Nothing, Operator, Token};
 const LOG_QUERY: &[Parameter] = &[
     Parameter { name: "stage", summary: "Only this stage's lines.", kind: "string" },
     Parameter { name: "request", summary: "Only this request's lines.", kind: "string" },
-    Parameter { name: "tail", summary: "So many of the newest lines; 100 unless told, 10,000 at the most.", kind: "integer" },
+    Parameter {
+        name: "tail",
+        summary: "So many of the newest lines; 100 unless told, 10,000 at the most.",
+        kind: "integer",
+    },
     Parameter { name: "follow", summary: "Stay and send what comes.", kind: "boolean" },
 ];
 
@@ -211,24 +221,38 @@ const LOG_QUERY: &[Parameter] = &[
 pub const ENDPOINTS: &[Endpoint] = &[
     row(Operation::HealthRead, Get, "/v1/health", Nothing, "Does the box serve?").gives(Body::Json(of::<Health>)),
     row(Operation::OpenapiRead, Get, "/v1/openapi.json", Nothing, "This description.").gives(Body::Text),
-    row(Operation::StatusRead, Get, "/v1/status", Token, "The box and the cloud, as you may see them.").gives(Body::Json(of::<Status>)),
+    row(Operation::StatusRead, Get, "/v1/status", Token, "The box and the cloud, as you may see them.")
+        .gives(Body::Json(of::<Status>)),
     row(Operation::WhoamiRead, Get, "/v1/whoami", Token, "Whose token this is.").gives(Body::Json(of::<Whoami>)),
     row(Operation::TenantList, Get, "/v1/tenants", Operator, "All tenants.").gives(Body::Json(of::<Vec<TenantView>>)),
     row(Operation::TenantCreate, Post, "/v1/tenants", Operator, "Add a tenant.")
         .takes(Body::Json(of::<TenantCreate>))
         .creates(Body::Json(of::<TenantView>)),
     row(Operation::TenantDelete, Delete, "/v1/tenants/{tenant}", Operator, "Delete a tenant and everything of it."),
-    row(Operation::OperatorTokenList, Get, "/v1/tokens", Operator, "The operators' tokens.").gives(Body::Json(of::<Vec<TokenView>>)),
+    row(Operation::OperatorTokenList, Get, "/v1/tokens", Operator, "The operators' tokens.")
+        .gives(Body::Json(of::<Vec<TokenView>>)),
     row(Operation::OperatorTokenCreate, Post, "/v1/tokens", Operator, "Make an operator's token.")
         .takes(Body::Json(of::<TokenCreate>))
         .creates(Body::Json(of::<TokenCreated>)),
     row(Operation::OperatorTokenRevoke, Delete, "/v1/tokens/{token}", Operator, "Revoke an operator's token, at once."),
     row(Operation::TokenList, Get, "/v1/tenants/{tenant}/tokens", Member(Grant::Own), "The tenant's tokens.")
         .gives(Body::Json(of::<Vec<TokenView>>)),
-    row(Operation::TokenCreate, Post, "/v1/tenants/{tenant}/tokens", Member(Grant::Own), "Make a token of the tenant's.")
-        .takes(Body::Json(of::<TokenCreate>))
-        .creates(Body::Json(of::<TokenCreated>)),
-    row(Operation::TokenRevoke, Delete, "/v1/tenants/{tenant}/tokens/{token}", Member(Grant::Own), "Revoke a token, at once."),
+    row(
+        Operation::TokenCreate,
+        Post,
+        "/v1/tenants/{tenant}/tokens",
+        Member(Grant::Own),
+        "Make a token of the tenant's.",
+    )
+    .takes(Body::Json(of::<TokenCreate>))
+    .creates(Body::Json(of::<TokenCreated>)),
+    row(
+        Operation::TokenRevoke,
+        Delete,
+        "/v1/tenants/{tenant}/tokens/{token}",
+        Member(Grant::Own),
+        "Revoke a token, at once.",
+    ),
     row(
         Operation::ChunksMissing,
         Post,
@@ -242,7 +266,8 @@ pub const ENDPOINTS: &[Endpoint] = &[
         .takes(Body::Bytes),
     row(Operation::AppList, Get, "/v1/tenants/{tenant}/apps", Member(Grant::Read), "The tenant's apps.")
         .gives(Body::Json(of::<Vec<AppView>>)),
-    row(Operation::AppRead, Get, "/v1/tenants/{tenant}/apps/{app}", Member(Grant::Read), "One app.").gives(Body::Json(of::<AppView>)),
+    row(Operation::AppRead, Get, "/v1/tenants/{tenant}/apps/{app}", Member(Grant::Read), "One app.")
+        .gives(Body::Json(of::<AppView>)),
     row(
         Operation::AppDelete,
         Delete,
@@ -250,8 +275,14 @@ pub const ENDPOINTS: &[Endpoint] = &[
         Member(Grant::Own),
         "Delete an app, its releases, stages and data.",
     ),
-    row(Operation::ReleaseList, Get, "/v1/tenants/{tenant}/apps/{app}/releases", Member(Grant::Read), "Its releases, newest first.")
-        .gives(Body::Json(of::<Vec<ReleaseView>>)),
+    row(
+        Operation::ReleaseList,
+        Get,
+        "/v1/tenants/{tenant}/apps/{app}/releases",
+        Member(Grant::Read),
+        "Its releases, newest first.",
+    )
+    .gives(Body::Json(of::<Vec<ReleaseView>>)),
     row(
         Operation::ReleaseCreate,
         Post,
@@ -297,8 +328,14 @@ pub const ENDPOINTS: &[Endpoint] = &[
     )
     .takes(Body::Json(of::<Share>))
     .gives(Body::Json(of::<Shared>)),
-    row(Operation::EnvRead, Get, "/v1/tenants/{tenant}/apps/{app}/stages/{stage}/env", Member(Grant::Read), "A stage's variables.")
-        .gives(Body::Json(of::<Env>)),
+    row(
+        Operation::EnvRead,
+        Get,
+        "/v1/tenants/{tenant}/apps/{app}/stages/{stage}/env",
+        Member(Grant::Read),
+        "A stage's variables.",
+    )
+    .gives(Body::Json(of::<Env>)),
     row(
         Operation::EnvChange,
         Patch,
@@ -331,8 +368,14 @@ pub const ENDPOINTS: &[Endpoint] = &[
         Member(Grant::Deploy),
         "Delete a secret.",
     ),
-    row(Operation::DomainList, Get, "/v1/tenants/{tenant}/apps/{app}/domains", Member(Grant::Read), "An app's own domains.")
-        .gives(Body::Json(of::<Vec<DomainView>>)),
+    row(
+        Operation::DomainList,
+        Get,
+        "/v1/tenants/{tenant}/apps/{app}/domains",
+        Member(Grant::Read),
+        "An app's own domains.",
+    )
+    .gives(Body::Json(of::<Vec<DomainView>>)),
     row(
         Operation::DomainAdd,
         Put,
@@ -348,9 +391,15 @@ pub const ENDPOINTS: &[Endpoint] = &[
         Member(Grant::Own),
         "Let a domain go.",
     ),
-    row(Operation::LogRead, Get, "/v1/tenants/{tenant}/apps/{app}/logs", Member(Grant::Read), "An app's log, one JSON object a line.")
-        .asks(LOG_QUERY)
-        .gives(Body::Lines(of::<LogLine>)),
+    row(
+        Operation::LogRead,
+        Get,
+        "/v1/tenants/{tenant}/apps/{app}/logs",
+        Member(Grant::Read),
+        "An app's log, one JSON object a line.",
+    )
+    .asks(LOG_QUERY)
+    .gives(Body::Lines(of::<LogLine>)),
 ];
 
 #[cfg(test)]
@@ -375,12 +424,18 @@ mod tests {
 
     #[test]
     fn paths_are_found_with_their_parameters() {
-        let Found::Endpoint(row, values) = find("GET", "/v1/tenants/acme/apps/shop") else { panic!("it is in the table") };
+        let Found::Endpoint(row, values) = find("GET", "/v1/tenants/acme/apps/shop") else {
+            panic!("it is in the table")
+        };
         assert_eq!(row.operation, Operation::AppRead);
         assert_eq!(values, [("tenant", "acme"), ("app", "shop")]);
         assert!(matches!(find("PUT", "/v1/tenants"), Found::Methods(methods) if methods == [Get, Post]));
-        assert!(matches!(find("HEAD", "/v1/tenants"), Found::Endpoint(row, _) if row.operation == Operation::TenantList));
+        assert!(
+            matches!(find("HEAD", "/v1/tenants"), Found::Endpoint(row, _) if row.operation == Operation::TenantList)
+        );
         assert!(matches!(find("HEAD", "/v1/tenants/acme"), Found::Methods(methods) if methods == [Delete]));
+        let missing = "/v1/tenants/acme/chunks/missing";
+        assert!(matches!(find("PUT", missing), Found::Methods(methods) if methods == [Post]));
         for nothing in ["/", "/v1", "/v1/tenants/", "/v1/tenants//apps", "/v1/tenants/acme/apps/shop/"] {
             assert!(matches!(find("GET", nothing), Found::Nothing), "{nothing}");
         }

@@ -20,6 +20,8 @@ pub fn openapi(version: &str) -> Value {
         let path = paths.entry(endpoint.path).or_insert_with(|| json!({}));
         path[endpoint.method.as_str().to_lowercase()] = operation;
     }
+    let mut schemas = Value::Object(generator.take_definitions(true));
+    allow_repeats(&mut schemas);
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -30,10 +32,23 @@ pub fn openapi(version: &str) -> Value {
         },
         "paths": paths,
         "components": {
-            "schemas": generator.take_definitions(true),
+            "schemas": schemas,
             "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
         },
     })
+}
+
+/// A set takes what is said twice as said once, so the API doesn't promise to refuse it. An editor that reads the
+/// manifest's own schema still shows it as a mistake.
+fn allow_repeats(schema: &mut Value) {
+    match schema {
+        Value::Object(object) => {
+            object.remove("uniqueItems");
+            object.values_mut().for_each(allow_repeats);
+        }
+        Value::Array(items) => items.iter_mut().for_each(allow_repeats),
+        _ => {}
+    }
 }
 
 fn operation(endpoint: &Endpoint, generator: &mut SchemaGenerator, problem: &Schema) -> Value {
@@ -47,14 +62,15 @@ fn operation(endpoint: &Endpoint, generator: &mut SchemaGenerator, problem: &Sch
             "default": { "description": "Not done, and why.", "content": { "application/json": { "schema": problem } } },
         },
     });
-    let in_path = endpoint
-        .path_parameters()
-        .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": path_parameter(name, generator) }));
-    let in_query = endpoint
-        .query
-        .iter()
-        .map(|ask| json!({ "name": ask.name, "in": "query", "description": ask.summary, "schema": query_parameter(ask) }));
-    let parameters: Vec<Value> = in_path.chain(in_query).collect();
+    let mut parameters = Vec::new();
+    for name in endpoint.path_parameters() {
+        parameters
+            .push(json!({ "name": name, "in": "path", "required": true, "schema": path_parameter(name, generator) }));
+    }
+    for ask in endpoint.query {
+        let schema = query_parameter(ask, generator);
+        parameters.push(json!({ "name": ask.name, "in": "query", "description": ask.summary, "schema": schema }));
+    }
     if !parameters.is_empty() {
         operation["parameters"] = parameters.into();
     }
@@ -76,11 +92,12 @@ fn path_parameter(name: &str, generator: &mut SchemaGenerator) -> Schema {
     }
 }
 
-fn query_parameter(ask: &Parameter) -> Value {
-    match ask.kind {
+fn query_parameter(ask: &Parameter, generator: &mut SchemaGenerator) -> Schema {
+    match (ask.name, ask.kind) {
+        ("stage", _) => generator.subschema_for::<Name>(),
         // Counts, all of them.
-        "integer" => json!({ "type": "integer", "minimum": 0 }),
-        kind => json!({ "type": kind }),
+        (_, "integer") => json_schema!({ "type": "integer", "minimum": 0 }),
+        (_, kind) => json_schema!({ "type": kind }),
     }
 }
 

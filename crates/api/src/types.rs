@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use base::limits::{LABEL_TEXT_BYTES_MAX, SHARE_TIME_MAX};
 use base::{Digest, Domain, Name, ReleaseNo, Timestamp, TokenId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -86,10 +87,12 @@ pub struct TokenView {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenCreate {
+    #[schemars(length(min = 1, max = LABEL_TEXT_BYTES_MAX))]
     pub label: String,
     pub grant: Grant,
     /// Seconds from now. Never expires when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub expires_in: Option<u64>,
 }
 
@@ -230,6 +233,9 @@ pub struct Rollback {
     /// The one before the running release when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<ReleaseNo>,
+    /// Refuse when the stage runs another release than this by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<ReleaseNo>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -237,6 +243,7 @@ pub struct Rollback {
 pub struct Share {
     /// Seconds that the link opens the stage. A day when absent, 30 days at the most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = SHARE_TIME_MAX.as_secs()))]
     pub expires_in: Option<u64>,
 }
 

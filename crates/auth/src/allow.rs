@@ -33,7 +33,7 @@ pub enum Denied {
     /// So is another tenant's thing and a thing that doesn't exist, to who may see neither.
     #[error("the token belongs to another tenant")]
     OtherTenant,
-    #[error("the token grants {has:?}, and this needs {needs:?}")]
+    #[error("the token grants `{has}`, and this needs `{needs}`")]
     TooLittle { has: Grant, needs: Grant },
 }
 

@@ -37,6 +37,9 @@ pub const OUTBOUND_HOSTS_MAX: usize = 64;
 pub const ENV_VARS_MAX: usize = 256;
 /// Bytes of one environment variable or secret.
 pub const ENV_VALUE_BYTES_MAX: usize = 32 * KIB;
+/// Bytes of all variables of a stage, names included, and of all its secrets. Each of an app's 100 releases keeps a
+/// copy of the variables in memory: 25 MiB an app at the very worst.
+pub const ENV_BYTES_MAX: usize = 256 * KIB;
 /// Stages of an app, `live` included.
 pub const STAGES_PER_APP_MAX: usize = 32;
 /// Releases that an app remembers. The oldest that no stage runs is forgotten first.
@@ -70,7 +73,7 @@ pub const ASSET_PATH_BYTES_MAX: usize = 1024;
 /// Bytes of a component. A JavaScript component is 13 MB, a Python one 18 MB.
 pub const COMPONENT_BYTES_MAX: u64 = 64 << 20;
 /// Wall time of one compilation. 18 MB of Python took 10 s on two cores.
-pub const COMPILE_TIME_MAX: Duration = Duration::from_secs(120);
+pub const COMPILE_TIME_MAX: Duration = Duration::from_mins(2);
 /// Address space of the compile process: Cranelift peaks near 1 GiB for 18 MB of Python.
 pub const COMPILE_MEMORY_MAX: u64 = 6 * GIB;
 /// Bytes that the compile process may answer: native code is 3 to 6 times its wasm.
@@ -169,10 +172,13 @@ pub const LOG_REQUEST_BYTES_MAX: usize = 128;
 /// Instances that live at once on a box: the pooling allocator reserves address space for each.
 /// 1,000 × 4 GiB is 4 TiB of the 128 TiB that a process has; memory is only what is touched.
 pub const INSTANCES_MAX: u32 = 1_000;
+/// Instances of one tenant among those: an app at its highest concurrency fits, and no tenant alone keeps the box
+/// from all others, however many apps it has.
+pub const INSTANCES_PER_TENANT_MAX: usize = APP_CONCURRENCY_MAX as usize;
 /// The most that a manifest may ask for.
 pub const INSTANCE_MEMORY_MAX: u64 = GIB;
 pub const INSTANCE_MEMORY_DEFAULT: u64 = 128 << 20;
-pub const REQUEST_CPU_MAX: Duration = Duration::from_secs(60);
+pub const REQUEST_CPU_MAX: Duration = Duration::from_mins(1);
 pub const REQUEST_CPU_DEFAULT: Duration = Duration::from_secs(2);
 pub const REQUEST_TIME_MAX: Duration = Duration::from_mins(10);
 pub const REQUEST_TIME_DEFAULT: Duration = Duration::from_secs(30);
@@ -193,11 +199,22 @@ pub const INSTANCE_CORES_MAX: u32 = 100;
 pub const INSTANCE_MEMORIES_MAX: u32 = 8;
 /// Tables of one component: one or two for each memory.
 pub const INSTANCE_TABLES_MAX: u32 = 16;
-/// Handles that an instance may hold at once: streams, fields, requests, buckets.
-pub const GUEST_RESOURCES_MAX: usize = 10_000;
+/// Handles that an instance may hold at once: streams, fields, requests, buckets. Each stands for memory of the host's,
+/// of which no guest's limit knows: 1,000 × `GUEST_FIELDS_BYTES_MAX` are 64 MiB. A guest needs a few for each
+/// of its 16 requests that may be open.
+pub const GUEST_RESOURCES_MAX: usize = 1_000;
 /// Bytes that one host call may take out of a guest: the largest is a batch of values of `KV_VALUE_BYTES_MAX`,
 /// of which 16 are enough.
 pub const GUEST_CALL_BYTES_MAX: usize = 16 * MIB;
+/// Bytes of one piece of a body that a guest writes, and pieces that wait until they are sent: 1 MiB at the
+/// most. A response that fits needs no task of its own.
+pub const GUEST_BODY_PIECE_BYTES_MAX: usize = 64 * KIB;
+pub const GUEST_BODY_PIECES_WAITING_MAX: usize = 16;
+/// Bytes of values that an instance's compare-and-swaps may remember on the host's side: sixteen of the largest.
+pub const GUEST_SWAP_BYTES_MAX: usize = 16 * KV_VALUE_BYTES_MAX;
+/// Bytes of one set of header fields that a guest makes, which the host holds: what a request's may have, and as much
+/// again for their structure.
+pub const GUEST_FIELDS_BYTES_MAX: usize = 2 * HEADER_BYTES_MAX;
 /// Random bytes that a guest may ask for at once.
 pub const GUEST_RANDOM_BYTES_MAX: u64 = MIB as u64;
 /// Lines of the call stack that the log gets with a trap.
@@ -205,8 +222,10 @@ pub const TRAP_FRAMES_MAX: usize = 16;
 /// Outgoing requests that one request may have open.
 pub const OUTBOUND_AT_ONCE_MAX: usize = 16;
 pub const OUTBOUND_CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
-/// Compiled components kept mapped; the least recently used is dropped for the next.
-pub const PROGRAMS_LOADED_MAX: usize = 10_000;
+/// Compiled components kept mapped; the least recently used is dropped for the next, and mapped again in 1 ms
+/// (Rust) to 20 ms (JavaScript) when it's asked for. Each takes a descriptor and 3 of the 65,530 mappings that
+/// Linux gives a process by default: 12,288, besides the pool's own 4,000 and a few for each living instance.
+pub const PROGRAMS_LOADED_MAX: usize = 4_096;
 
 // ---- the front end ----
 
@@ -246,8 +265,17 @@ pub const THROTTLE_KEYS_MAX: usize = 65_536;
 
 /// Bytes of a JSON body.
 pub const API_BODY_BYTES_MAX: usize = 16 * MIB;
-/// API requests that run at once on a box.
+/// API requests that run at once on a box: 256 × 16 MiB of bodies are 4 GiB at the very worst.
 pub const API_REQUESTS_AT_ONCE: usize = 256;
+/// API requests of one tenant's tokens among those: sixteen pushes that send `UPLOADS_AT_ONCE` chunks.
+pub const API_REQUESTS_PER_TENANT_AT_ONCE: usize = 16 * UPLOADS_AT_ONCE;
+/// From the head of an API request to the end of its body: 16 MiB over half a megabit a second.
+pub const API_BODY_TIME_MAX: Duration = Duration::from_mins(5);
+/// Bytes of a refused request's body that are taken off the wire all the same, and how long that may take. Some HTTP/2
+/// clients, curl 7.88 among them, lose the answer of a stream that is reset while they send; what they send before they
+/// hear of the answer is HTTP/2's first window of 65,535 bytes.
+pub const REFUSED_BODY_BYTES_MAX: usize = 64 * KIB;
+pub const REFUSED_BODY_TIME_MAX: Duration = Duration::from_secs(1);
 /// Digests of one question about missing chunks.
 pub const MISSING_DIGESTS_MAX: usize = 10_000;
 /// Life of a share link.

@@ -115,7 +115,7 @@ shown! { Name Domain }
 
 as_text! {
     Name, "^(?!.*--)[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$", "Lower-case letters, digits and single hyphens";
-    Domain, "^([a-z0-9]([a-z0-9-]*[a-z0-9])?\\.)+[a-z0-9]([a-z0-9-]*[a-z0-9])?$", "A host name such as shop.example";
+    Domain, "^(?=.{3,253}$)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\\.)+(?![0-9]+$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", "A host name such as shop.example";
 }
 
 #[cfg(test)]

@@ -165,8 +165,9 @@ fn misused(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     let is_json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
     if error.use_stderr() && is_json {
         let text = error.render().to_string();
-        let said = text.trim().trim_start_matches("error: ").to_owned();
-        Out::new(true).fail(&Failure::usage(said));
+        // What is wrong, then the usage and where to read more.
+        let (said, rest) = text.trim().trim_start_matches("error: ").split_once("\n\n").unwrap_or((text.trim(), ""));
+        Out::new(true).fail(&Failure::usage(said).help(rest.replace("\n\n", "\n")));
     } else {
         // Help into a pipe that nobody reads is no failure.
         let _ = error.print();
@@ -238,7 +239,11 @@ mod tests {
             "firm context add ci --address x:8443 --authority ca.pem --tenant acme",
         ] {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-            assert!(parse(&words).is_ok(), "{line}: {}", parse(&words).err().map(|error| error.to_string()).unwrap_or_default());
+            assert!(
+                parse(&words).is_ok(),
+                "{line}: {}",
+                parse(&words).err().map(|error| error.to_string()).unwrap_or_default()
+            );
         }
     }
 

@@ -73,6 +73,7 @@ struct Serving<'a> {
 pub fn run(args: &UpArgs, out: Out) -> Outcome {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
     let settings = settings(args)?;
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -81,6 +82,16 @@ pub fn run(args: &UpArgs, out: Out) -> Outcome {
     // What still follows or sweeps has nothing to finish: it finds its work again at the next start.
     runtime.shutdown_background();
     outcome
+}
+
+/// Connections, databases and logs each hold a descriptor, and many systems begin with 1,024 a process. Where it
+/// can't be raised, the node serves within it: connections wait in the kernel's queue.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!("no more than {:?} descriptors can be had: {error}", limit.current);
+    }
 }
 
 async fn serve(args: &UpArgs, settings: Settings, out: Out) -> Outcome {
@@ -102,7 +113,8 @@ async fn serve(args: &UpArgs, settings: Settings, out: Out) -> Outcome {
         () = stop.asked() => return Err(Failure::new(Exit::Interrupted, "stopped without waiting for requests in flight")),
     };
     if cut > 0 {
-        out.warn(&format!("{cut} connections were cut: they took longer than the {} of --drain", args.drain));
+        let connections = if cut == 1 { "1 connection was".to_owned() } else { format!("{cut} connections were") };
+        out.warn(&format!("{connections} cut: it took longer than the {} of --drain", args.drain));
     }
     Ok(())
 }

@@ -91,8 +91,13 @@ pub struct Databases {
 struct Inner {
     root: Arc<Path>,
     pairs: Vec<Pair>,
-    /// Readers before writers: the writer then closes the last connection, and that one tidies the file.
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Threads>,
+}
+
+#[derive(Default)]
+struct Threads {
+    readers: Vec<JoinHandle<()>>,
+    writers: Vec<JoinHandle<()>>,
 }
 
 struct Pair {
@@ -109,7 +114,11 @@ enum Operation {
     Set(Vec<(String, Bytes)>),
     Delete(Vec<String>),
     Increment(String, i64),
-    Swap { key: String, expected: Option<Bytes>, value: Bytes },
+    Swap {
+        key: String,
+        expected: Option<Bytes>,
+        value: Bytes,
+    },
     /// The reader lets go of the file; the writer removes it.
     Drop,
 }
@@ -185,27 +194,21 @@ impl Databases {
         let root: Arc<Path> = dir.join("databases").into();
         let made = disk::create_dir(&root).and_then(|()| disk::sync_dir(dir));
         made.map_err(|source| OpenError::Make { path: root.to_path_buf(), source })?;
-        let inner = Inner { root: Arc::clone(&root), pairs: Vec::new(), threads: Mutex::default() };
-        let mut databases = inner;
-        let mut writers = Vec::new();
+        let (mut pairs, mut threads) = (Vec::new(), Threads::default());
         for number in 0..DATABASE_THREADS {
-            let pair = Pair { reads: Queue::new(), writes: Queue::new() };
-            let lanes = [(Lane::Read, &pair.reads, "kv-read"), (Lane::Write, &pair.writes, "kv-write")];
-            for (lane, queue, name) in lanes {
-                let worker = Worker::new(Arc::clone(&root), lane, bytes_max, Arc::clone(queue));
-                let thread = std::thread::Builder::new()
-                    .name(format!("{name}-{number}"))
-                    .spawn(move || worker.run())
-                    .map_err(OpenError::Thread)?;
-                match lane {
-                    Lane::Read => databases.threads.get_mut().unwrap_or_else(PoisonError::into_inner).push(thread),
-                    Lane::Write => writers.push(thread),
-                }
-            }
-            databases.pairs.push(pair);
+            let start = |lane, name: &str| {
+                let queue = Queue::new();
+                let worker = Worker::new(Arc::clone(&root), lane, bytes_max, Arc::clone(&queue));
+                let thread = std::thread::Builder::new().name(format!("{name}-{number}"));
+                Ok((queue, thread.spawn(move || worker.run()).map_err(OpenError::Thread)?))
+            };
+            let (reads, thread) = start(Lane::Read, "kv-read")?;
+            threads.readers.push(thread);
+            let (writes, thread) = start(Lane::Write, "kv-write")?;
+            threads.writers.push(thread);
+            pairs.push(Pair { reads, writes });
         }
-        databases.threads.get_mut().unwrap_or_else(PoisonError::into_inner).append(&mut writers);
-        Ok(Self { inner: Arc::new(databases) })
+        Ok(Self { inner: Arc::new(Inner { root, pairs, threads: Mutex::new(threads) }) })
     }
 
     /// The value, if there is one.
@@ -215,7 +218,12 @@ impl Databases {
     }
 
     /// The values, in the order of the keys. All are of one moment.
-    pub async fn get_many(&self, db: Database, bucket: &Name, keys: Vec<String>) -> Result<Vec<Option<Bytes>>, KvError> {
+    pub async fn get_many(
+        &self,
+        db: Database,
+        bucket: &Name,
+        keys: Vec<String>,
+    ) -> Result<Vec<Option<Bytes>>, KvError> {
         match self.ask(db, bucket, Operation::Get(keys)).await? {
             Answer::Values(values) => Ok(values),
             other => unreachable!("a get answers values, not {other:?}"),
@@ -224,7 +232,7 @@ impl Databases {
 
     /// Is there a value?
     pub async fn exists(&self, db: Database, bucket: &Name, key: &str) -> Result<bool, KvError> {
-        truth(self.ask(db, bucket, Operation::Exists(key.to_owned())).await?)
+        self.ask(db, bucket, Operation::Exists(key.to_owned())).await.map(truth)
     }
 
     /// A page of the bucket's keys: the first, or the one after `cursor`, which is a page's `next`.
@@ -272,7 +280,7 @@ impl Databases {
         expected: Option<Bytes>,
         value: Bytes,
     ) -> Result<bool, KvError> {
-        truth(self.ask(db, bucket, Operation::Swap { key: key.to_owned(), expected, value }).await?)
+        self.ask(db, bucket, Operation::Swap { key: key.to_owned(), expected, value }).await.map(truth)
     }
 
     /// Removes the database and its file. Its id is never used again, so nobody may write to it afterwards.
@@ -319,24 +327,28 @@ async fn put(queue: &Queue, db: Database, bucket: Name, operation: Operation) ->
     answered.await.unwrap_or_else(|_| Err(KvError::Broken("its thread failed on the operation".to_owned())))
 }
 
-fn truth(answer: Answer) -> Result<bool, KvError> {
+fn truth(answer: Answer) -> bool {
     match answer {
-        Answer::Truth(truth) => Ok(truth),
+        Answer::Truth(truth) => truth,
         other => unreachable!("a question answers yes or no, not {other:?}"),
     }
 }
 
 impl Inner {
     fn close(&self) {
-        for Pair { reads, writes } in &self.pairs {
-            reads.close();
-            writes.close();
-        }
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the databases panicked");
-            }
+        self.pairs.iter().for_each(|pair| pair.reads.close());
+        join(threads.readers);
+        // The writers last: whoever closes the last connection to a file tidies it, and two at once would not.
+        self.pairs.iter().for_each(|pair| pair.writes.close());
+        join(threads.writers);
+    }
+}
+
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("a thread of the databases panicked");
         }
     }
 }

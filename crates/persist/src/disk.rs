@@ -36,7 +36,8 @@ pub(crate) fn numbered(dir: &Path, suffix: &str) -> io::Result<Vec<u64>> {
     };
     for entry in entries {
         let name = entry?.file_name();
-        let number: Option<u64> = name.to_str().and_then(|name| name.strip_suffix(suffix)).and_then(|name| name.parse().ok());
+        let number: Option<u64> =
+            name.to_str().and_then(|name| name.strip_suffix(suffix)).and_then(|name| name.parse().ok());
         numbers.extend(number);
     }
     Ok(numbers)

@@ -10,6 +10,7 @@
 mod gate;
 mod writer;
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -151,7 +152,7 @@ impl Logs {
             if let Err(TrySendError::Full(Message::Line(tenant, app, line))) =
                 self.messages().try_send(Message::Line(tenant, app, line))
             {
-                self.inner.gates.dropped(tenant, app, &line);
+                self.inner.gates.lost(tenant, app, &line, 1);
             }
         }
     }
@@ -175,7 +176,8 @@ impl Logs {
         let (answer, answered) = sync_channel(1);
         self.tell(Message::Follow { tenant, app, answer })?;
         let (shown, lines) = answered.recv().map_err(|_| ReadError::Closed)?;
-        let before = self.read(shown.map_err(|source| self.unreadable(tenant, app, source))?, tenant, app, count, &filter)?;
+        let before =
+            self.read(shown.map_err(|source| self.unreadable(tenant, app, source))?, tenant, app, count, &filter)?;
         Ok((before, Follower { lines, filter }))
     }
 
@@ -225,12 +227,20 @@ impl Logs {
         ReadError::Read { path: writer::dir(&self.inner.root, tenant, app), source }
     }
 
-    fn read(&self, shown: Shown, tenant: TenantId, app: AppId, count: usize, filter: &Filter) -> Result<Vec<Line>, ReadError> {
+    fn read(
+        &self,
+        shown: Shown,
+        tenant: TenantId,
+        app: AppId,
+        count: usize,
+        filter: &Filter,
+    ) -> Result<Vec<Line>, ReadError> {
         let count = count.min(LOG_TAIL_LINES_MAX);
         let mut lines = Vec::new();
         for (file, bytes) in shown.newest_first {
             if lines.len() < count {
-                read_back(file, bytes, count, filter, &mut lines).map_err(|source| self.unreadable(tenant, app, source))?;
+                read_back(file, bytes, count, filter, &mut lines)
+                    .map_err(|source| self.unreadable(tenant, app, source))?;
             }
         }
         lines.reverse();
@@ -255,7 +265,7 @@ fn shorten(line: &mut Line) {
         let kept = line.text.floor_char_boundary(LOG_LINE_BYTES_MAX);
         let cut = line.text.len() - kept;
         line.text.truncate(kept);
-        line.text.push_str(&format!(" … ({cut} bytes more were cut)"));
+        write!(line.text, " … ({cut} bytes more were cut)").expect("writing to a String can't fail");
     }
     if let Some(request) = &mut line.request {
         request.truncate(request.floor_char_boundary(LOG_REQUEST_BYTES_MAX));

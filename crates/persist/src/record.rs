@@ -107,7 +107,8 @@ impl Keeper {
             .name("record".to_owned())
             .spawn(move || owner.run(&received))
             .map_err(OpenError::Thread)?;
-        let inner = Inner { proposals: Some(proposals), published, news: inner_news, ended, owner: Mutex::new(Some(owner)) };
+        let inner =
+            Inner { proposals: Some(proposals), published, news: inner_news, ended, owner: Mutex::new(Some(owner)) };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -203,7 +204,10 @@ impl Watcher {
                 Ok(batch) if batch.record.index() <= self.seen => {}
                 Ok(batch) => {
                     self.seen = batch.record.index();
-                    return Some(News::Changed { record: Arc::clone(&batch.record), events: Arc::clone(&batch.events) });
+                    return Some(News::Changed {
+                        record: Arc::clone(&batch.record),
+                        events: Arc::clone(&batch.events),
+                    });
                 }
                 Err(broadcast::error::RecvError::Lagged(_)) => {
                     // The record that comes next has all that is still queued.
@@ -308,7 +312,10 @@ impl Owner {
     /// Writes a snapshot and cuts the log. One that fails is tried again a whole log later: the log has it all.
     fn cut(&mut self) {
         if let Err(error) = self.file.snapshot(&self.record) {
-            tracing::error!(error = base::chain(&error), "no snapshot of the record was written; its log has everything");
+            tracing::error!(
+                error = base::chain(&error),
+                "no snapshot of the record was written; its log has everything"
+            );
         }
         self.since_snapshot = 0;
         self.log_bytes = 0;

@@ -92,13 +92,18 @@ impl Store {
         let listed = self.databases.all();
         for db in warned("databases", listed).into_iter().filter(|db| known.has_forgotten(db.id.0)) {
             if !known.databases.contains(&(db.tenant, db.id)) {
-                tracing::info!(tenant = db.tenant.0, database = db.id.0, "removing the database of a stage that is gone");
+                tracing::info!(
+                    tenant = db.tenant.0,
+                    database = db.id.0,
+                    "removing the database of a stage that is gone"
+                );
                 if let Err(error) = self.databases.drop_database(db).await {
                     tracing::error!(tenant = db.tenant.0, database = db.id.0, %error, "it can't be removed");
                 }
             }
         }
-        for tenant in warned("chunks", self.chunks.tenants()).into_iter().filter(|tenant| known.has_forgotten(tenant.0)) {
+        for tenant in warned("chunks", self.chunks.tenants()).into_iter().filter(|tenant| known.has_forgotten(tenant.0))
+        {
             if !known.tenants.contains(&tenant) {
                 tracing::info!(tenant = tenant.0, "removing the chunks of a tenant who is gone");
                 if let Err(error) = self.chunks.drop_tenant(tenant) {

@@ -96,10 +96,14 @@ async fn nothing_acknowledged_is_lost_to_kill_9() {
             }
         }
         let counted = store.databases.get(DATABASE, &name("b"), "count").await.expect("it is whole");
-        let counted: u64 = counted.map_or(0, |text| std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()).expect("a number"));
+        let counted: u64 = counted
+            .map_or(0, |text| std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()).expect("a number"));
         // Those in flight at each kill may have happened without being told.
         let in_flight = WRITERS * (round + 1);
-        assert!((count..=count + in_flight).contains(&counted), "round {round}: {counted} counted, {count} acknowledged");
+        assert!(
+            (count..=count + in_flight).contains(&counted),
+            "round {round}: {counted} counted, {count} acknowledged"
+        );
         store.close();
     }
     assert!(record.len() > 100 && database.len() > 100, "too little was written to prove anything");

@@ -59,7 +59,12 @@ fn commands() -> Vec<Command> {
     let domain: Domain = "shop.example".parse().expect("a domain");
     let other: Domain = "www.shop.example".parse().expect("a domain");
     let certificate = Certificate { chain: "-----BEGIN CERTIFICATE-----".to_owned(), key: Sealed("0304".to_owned()) };
-    let claim = |domain: &Domain, certificate| Command::DomainAdd { tenant, app: app.clone(), domain: domain.clone(), certificate };
+    let claim = |domain: &Domain, certificate| Command::DomainAdd {
+        tenant,
+        app: app.clone(),
+        domain: domain.clone(),
+        certificate,
+    };
     vec![
         Command::TenantCreate { name: name("acme"), key: Sealed("00ff".to_owned()) },
         token(1, None, Grant::Operate),
@@ -70,10 +75,16 @@ fn commands() -> Vec<Command> {
         claim(&domain, Some(certificate)),
         push(&redesign, b"two", None),
         secret(&redesign),
-        Command::StagePromote { tenant, app: app.clone(), from: redesign.clone(), to: live.clone(), release: Some(ReleaseNo(3)) },
+        Command::StagePromote {
+            tenant,
+            app: app.clone(),
+            from: redesign.clone(),
+            to: live.clone(),
+            release: Some(ReleaseNo(3)),
+        },
         // Up to here the snapshot, from here the log.
-        Command::StageRollback { tenant, app: app.clone(), stage: live.clone(), to: Some(ReleaseNo(2)) },
-        Command::StageRollback { tenant, app: app.clone(), stage: live.clone(), to: None },
+        Command::StageRollback { tenant, app: app.clone(), stage: live.clone(), to: Some(ReleaseNo(2)), running: None },
+        Command::StageRollback { tenant, app: app.clone(), stage: live.clone(), to: None, running: None },
         env(None),
         claim(&other, None),
         Command::DomainRemove { tenant, app: app.clone(), domain: other.clone() },
@@ -173,11 +184,31 @@ fn this_build_reads_format_1() {
             }
             for stage in app.stages.values() {
                 let secrets: Vec<&String> = stage.secrets.keys().collect();
-                let history: Vec<String> = stage.history.iter().map(|change| format!("{} {:?}", change.release, change.how)).collect();
-                writeln!(said, "    {} runs {:?} on database {}", stage.name, stage.running, stage.database).expect("a String");
-                writeln!(said, "      env {:?}, secrets {secrets:?}, history {history:?}", stage.env).expect("a String");
+                let history: Vec<String> =
+                    stage.history.iter().map(|change| format!("{} {:?}", change.release, change.how)).collect();
+                writeln!(said, "    {} runs {:?} on database {}", stage.name, stage.running, stage.database)
+                    .expect("a String");
+                writeln!(said, "      env {:?}, secrets {secrets:?}, history {history:?}", stage.env)
+                    .expect("a String");
             }
         }
     }
-    expect![[""]].assert_eq(&said);
+    expect![[r#"
+        index 24
+        token 0000000000000001 None Operate laptop
+        domain shop.example 1 shop with a certificate
+        tenant 1 acme
+          app 2 shop
+            r1 live Push d33fb48ab5ad {} Some("git 1234567")
+            r2 live Env(ReleaseNo(1)) d33fb48ab5ad {"GREETING": "G'day"} Some("git 1234567")
+            r4 live Promote(ReleaseNo(3)) dc770fff53f5 {"GREETING": "G'day"} None
+            r5 live Env(ReleaseNo(1)) d33fb48ab5ad {} Some("git 1234567")
+            r6 draft Push dbec0e689fb6 {} None
+            r7 live Push 37392008a949 {} None
+            draft runs Some(ReleaseNo(6)) on database 17
+              env {}, secrets [], history ["r6 Push"]
+            live runs Some(ReleaseNo(7)) on database 3
+              env {}, secrets ["API_KEY"], history ["r1 Push", "r2 Env", "r4 Promote", "r2 Rollback", "r1 Rollback", "r5 Env", "r7 Push"]
+        tenant 18 other
+    "#]].assert_eq(&said);
 }

@@ -10,11 +10,13 @@
 //! `<tenant>/<component>-<engine>.cwasm` is the code, `….json` beside it is what is known of it and is written
 //! last: without it there is no artifact. Both appear whole (temporary file, fsync, rename) or not at all.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use base::limits::ARTIFACT_BYTES_MAX;
 use base::{Digest, TenantId};
@@ -23,6 +25,10 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use crate::compile::{Compiled, Flavour};
+
+/// The components whose artifacts are still wanted, by tenant. `None` leaves all of a tenant's alone; a tenant that
+/// isn't named has none.
+pub type Keep = HashMap<TenantId, Option<HashSet<Digest>>>;
 
 pub(crate) struct Artifacts {
     folder: PathBuf,
@@ -91,7 +97,7 @@ impl Artifacts {
         let number = self.temporary.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.join(format!("{}-{number}.tmp", std::process::id()));
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        Ok(Unfinished { file, path, hash: blake3::Hasher::new(), bytes: 0 })
+        Ok(Unfinished { file, path, hash: Box::default(), bytes: 0 })
     }
 
     /// Puts a finished artifact and its label into place, durably.
@@ -119,6 +125,37 @@ impl Artifacts {
             }
         }
         Ok(())
+    }
+
+    /// Removes what `keep` doesn't hold and what another engine compiled, once it is older than a push lasts.
+    /// Gives the components whose artifacts went.
+    pub(crate) fn sweep(&self, keep: &Keep, older_than: Duration) -> io::Result<Vec<(TenantId, Digest)>> {
+        let mut gone = Vec::new();
+        let now = SystemTime::now();
+        for folder in fs::read_dir(&self.folder)? {
+            let folder = folder?;
+            let Some(tenant) = folder.file_name().to_str().and_then(|name| name.parse().ok()).map(TenantId) else {
+                continue;
+            };
+            if keep.get(&tenant) == Some(&None) {
+                continue;
+            }
+            for entry in fs::read_dir(folder.path())? {
+                let entry = entry?;
+                let name = entry.file_name();
+                let Some((component, engine)) = name.to_str().and_then(parts) else { continue };
+                let kept = keep.get(&tenant).and_then(Option::as_ref).is_some_and(|kept| kept.contains(&component));
+                let age = entry.metadata()?.modified().ok().and_then(|time| now.duration_since(time).ok());
+                if (kept && engine == self.engine) || age.is_none_or(|age| age < older_than) {
+                    continue;
+                }
+                fs::remove_file(entry.path())?;
+                if !kept {
+                    gone.push((tenant, component));
+                }
+            }
+        }
+        Ok(gone)
     }
 
     /// Checks an artifact and maps it.
@@ -149,6 +186,12 @@ impl Artifacts {
     }
 }
 
+/// `<component>-<engine>.cwasm` or `.json`.
+fn parts(name: &str) -> Option<(Digest, &str)> {
+    let (component, rest) = name.split_once('-')?;
+    Some((component.parse().ok()?, rest.split_once('.')?.0))
+}
+
 fn digest_of(path: &Path) -> io::Result<Digest> {
     let mut hash = blake3::Hasher::new();
     let mut file = File::open(path)?;
@@ -165,7 +208,7 @@ fn digest_of(path: &Path) -> io::Result<Digest> {
 pub(crate) struct Unfinished {
     file: File,
     path: PathBuf,
-    hash: blake3::Hasher,
+    hash: Box<blake3::Hasher>,
     bytes: u64,
 }
 
@@ -195,5 +238,40 @@ impl Drop for Unfinished {
     fn drop(&mut self) {
         // Renamed, it isn't there any more; else a failure leaves a file that the next start removes.
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod sweep_tests {
+    use super::*;
+
+    fn lay(artifacts: &Artifacts, tenant: TenantId, component: Digest) {
+        let mut unfinished = artifacts.begin().expect("a file");
+        unfinished.write_all(b"code").expect("room for four bytes");
+        let compiled = Compiled { component, imports: Vec::new(), flavour: Flavour::Http02 };
+        artifacts.put(tenant, &compiled, &unfinished).expect("it is put into place");
+    }
+
+    #[test]
+    fn only_what_nobody_wants_is_swept() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let open = |engine: &str| Artifacts::open(dir.path().to_owned(), engine.to_owned()).expect("it opens");
+        let (artifacts, older) = (open("new"), open("old"));
+        let (wanted, unwanted) = (Digest::of(b"wanted"), Digest::of(b"unwanted"));
+        let [named, alone, deleted] = [1, 2, 3].map(TenantId);
+        for tenant in [named, alone, deleted] {
+            lay(&artifacts, tenant, wanted);
+            lay(&artifacts, tenant, unwanted);
+        }
+        lay(&older, named, wanted);
+        let keep = Keep::from([(named, Some(HashSet::from([wanted]))), (alone, None)]);
+        assert!(artifacts.sweep(&keep, Duration::from_hours(1)).expect("it can be read").is_empty(), "all is young");
+        artifacts.sweep(&keep, Duration::ZERO).expect("it can be read");
+        let has = |artifacts: &Artifacts, tenant, component| {
+            artifacts.find(tenant, component).expect("it can be read").is_some()
+        };
+        assert!(has(&artifacts, named, wanted) && !has(&artifacts, named, unwanted));
+        assert!(has(&artifacts, alone, wanted) && has(&artifacts, alone, unwanted));
+        assert!(!has(&artifacts, deleted, wanted) && !has(&older, named, wanted));
     }
 }

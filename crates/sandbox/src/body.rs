@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::CONTENT_LENGTH;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::sync::oneshot;
@@ -27,7 +28,7 @@ pub(crate) struct Streaming {
     ended: bool,
     /// Dropped when the body is done with, for an instance that must stay until then.
     gone: Option<oneshot::Sender<()>>,
-    guest: Option<JoinHandle<()>>,
+    guest: JoinHandle<()>,
 }
 
 impl Streaming {
@@ -37,10 +38,11 @@ impl Streaming {
         head_only: bool,
         report: Arc<Report>,
         gone: oneshot::Sender<()>,
-        guest: Option<JoinHandle<()>>,
+        guest: JoinHandle<()>,
     ) -> Self {
         let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        let missing = if head_only { Some(0) } else { length };
+        let bodiless = head_only || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let missing = if bodiless { Some(0) } else { length };
         Self { inner, report, missing, ended: false, gone: Some(gone), guest }
     }
 
@@ -101,8 +103,8 @@ impl http_body::Body for Streaming {
 impl Drop for Streaming {
     fn drop(&mut self) {
         let read = self.ended || self.missing == Some(0) || self.inner.is_end_stream();
-        if !read && let Some(guest) = &self.guest {
-            guest.abort();
+        if !read {
+            self.guest.abort();
         }
     }
 }

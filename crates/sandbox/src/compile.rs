@@ -17,13 +17,12 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use base::limits::{
-    ARTIFACT_BYTES_MAX, COMPILE_TIME_MAX, COMPILES_AT_ONCE, COMPILES_WAITING_MAX, COMPONENT_BYTES_MAX,
-};
+use base::limits::{ARTIFACT_BYTES_MAX, COMPILE_TIME_MAX, COMPILES_AT_ONCE, COMPILES_WAITING_MAX, COMPONENT_BYTES_MAX};
 use base::{Bytes, Digest, TenantId};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+pub use confine::{ConfineError, confine};
 pub use process::compile_process;
 
 use crate::artifact::{Artifacts, Unfinished};
@@ -69,7 +68,8 @@ pub enum CompileError {
     Invalid(String),
     #[error(
         "the component exports no HTTP handler (wasi:http/incoming-handler@0.2 or wasi:http/handler@0.3); \
-         it exports {}", list(exports)
+         it exports {}",
+        list(exports)
     )]
     NoHttpExport { exports: Vec<String> },
     #[error("the component imports `{name}`, which nothing here provides")]
@@ -100,7 +100,8 @@ impl From<Refused> for CompileError {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::CoreModule => Self::CoreModule {
-                help: "build for the target wasm32-wasip2, or turn it into one with `wasm-tools component new`".to_owned(),
+                help: "build for the target wasm32-wasip2, or turn it into one with `wasm-tools component new`"
+                    .to_owned(),
             },
             Refused::Invalid(reason) => Self::Invalid(reason),
             Refused::NoHttpExport(exports) => Self::NoHttpExport { exports },
@@ -122,14 +123,15 @@ pub(crate) struct Compilers {
     compiler: Compiler,
     /// Held open so that it can be started by a user who couldn't walk to its path.
     program: File,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
 
 impl Compilers {
     pub(crate) fn new(compiler: Compiler) -> io::Result<Self> {
         let program = File::open(&compiler.program)?;
-        Ok(Self { compiler, program, turns: Semaphore::new(COMPILES_AT_ONCE), waiting: AtomicUsize::new(0) })
+        let turns = Arc::new(Semaphore::new(COMPILES_AT_ONCE));
+        Ok(Self { compiler, program, turns, waiting: AtomicUsize::new(0) })
     }
 
     /// Compiles `wasm` for `tenant`, unless that was done before. The process is killed if the caller goes away.
@@ -149,15 +151,15 @@ impl Compilers {
         if let Some(done) = artifacts.find(tenant, component).map_err(CompileError::Store)? {
             return Ok(done);
         }
-        let _turn = self.turn().await?;
+        let turn = self.turn().await?;
         // The one before may have compiled the same.
         if let Some(done) = artifacts.find(tenant, component).map_err(CompileError::Store)? {
             return Ok(done);
         }
-        self.run(Arc::clone(artifacts), tenant, component, wasm.to_vec()).await
+        self.run(turn, Arc::clone(artifacts), tenant, component, wasm.to_vec()).await
     }
 
-    async fn turn(&self) -> Result<tokio::sync::SemaphorePermit<'_>, CompileError> {
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, CompileError> {
         struct Waiting<'a>(&'a AtomicUsize);
         impl Drop for Waiting<'_> {
             fn drop(&mut self) {
@@ -169,11 +171,12 @@ impl Compilers {
         if before >= COMPILES_WAITING_MAX + COMPILES_AT_ONCE {
             return Err(CompileError::Busy);
         }
-        Ok(self.turns.acquire().await.expect("the semaphore is never closed"))
+        Ok(Arc::clone(&self.turns).acquire_owned().await.expect("the semaphore is never closed"))
     }
 
     async fn run(
         &self,
+        turn: OwnedSemaphorePermit,
         artifacts: Arc<Artifacts>,
         tenant: TenantId,
         component: Digest,
@@ -187,6 +190,8 @@ impl Compilers {
             return Err(CompileError::Start(io::ErrorKind::BrokenPipe.into()));
         };
         let work = tokio::task::spawn_blocking(move || {
+            // Over only when the process and its file are gone, whoever has stopped waiting before.
+            let _turn = turn;
             let unfinished = artifacts.begin().map_err(CompileError::Store)?;
             // It may have refused to read all: its answer says why.
             let _ = stdin.write_all(&wasm);

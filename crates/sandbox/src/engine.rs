@@ -36,7 +36,9 @@ pub(crate) fn runner() -> Result<Engine> {
         .max_core_instances_per_component(INSTANCE_CORES_MAX)
         .total_memories(INSTANCES_MAX)
         .max_memories_per_component(INSTANCE_MEMORIES_MAX)
-        .max_memory_size(usize::try_from(INSTANCE_MEMORY_MAX).expect("a bound of 1 GiB fits any usize that is built for"))
+        .max_memory_size(
+            usize::try_from(INSTANCE_MEMORY_MAX).expect("a bound of 1 GiB fits any usize that is built for"),
+        )
         // Most components have one table or two; one that has more takes from the others' share.
         .total_tables(INSTANCES_MAX * 4)
         .max_tables_per_component(INSTANCE_TABLES_MAX)

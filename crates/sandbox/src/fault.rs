@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use base::limits::INSTANCES_MAX;
+use base::{Bytes, Span};
 
 /// Why an instance gave no whole response. The sandbox has written it to the app's log as [`crate::Stream::Fault`];
 /// a visitor is told nothing of it but that it happened.
@@ -11,12 +12,12 @@ pub enum Fault {
     /// The component hit a trap: unreachable code, a memory access out of bounds, a panic, an exit.
     #[error("the component trapped: {0}")]
     Trap(String),
-    #[error("the component used more than the {0:?} of CPU time that a request may: raise `cpu` under [limits]")]
+    #[error("the component used more than the {} of CPU time that a request may: raise its `cpu` in firm.toml", Span(*.0))]
     OutOfCpu(Duration),
-    #[error("the request took longer than the {0:?} that it may: raise `timeout` under [limits]")]
+    #[error("the request took longer than the {} that it may: raise the component's `timeout` in firm.toml", Span(*.0))]
     OutOfTime(Duration),
     /// It trapped after it had asked for more memory than it may have.
-    #[error("the component ran out of memory, {0} bytes: raise `memory` under [limits]")]
+    #[error("the component needed more than its {} of memory: raise its `memory` in firm.toml", Bytes(*.0))]
     OutOfMemory(u64),
     #[error("the component returned without a response")]
     NoResponse,

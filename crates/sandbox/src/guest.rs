@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use base::limits::{GUEST_CLOCK_GRAIN, GUEST_RANDOM_BYTES_MAX, GUEST_RESOURCES_MAX};
+use base::limits::{GUEST_CLOCK_GRAIN, GUEST_FIELDS_BYTES_MAX, GUEST_RANDOM_BYTES_MAX, GUEST_RESOURCES_MAX};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::WasiConfigVariables;
@@ -51,13 +51,15 @@ impl Guest {
             .build();
         let mut table = ResourceTable::new();
         table.set_max_capacity(GUEST_RESOURCES_MAX);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(GUEST_FIELDS_BYTES_MAX);
         Self {
             wasi,
-            http: WasiHttpCtx::new(),
+            http,
             table,
             sender,
+            access: Access::new(&cell),
             config: Config::Shared(cell.config),
-            access: Access::new(cell.tenant, cell.database, cell.kv, cell.store),
             limiter: Limiter::new(cell.memory),
             _permit: cell.permit,
         }

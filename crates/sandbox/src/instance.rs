@@ -4,7 +4,9 @@ use std::future::poll_fn;
 use std::sync::Arc;
 
 use base::limits::{GUEST_CALL_BYTES_MAX, TRAP_FRAMES_MAX};
-use http::{Request, Response};
+use http::header::HOST;
+use http::uri::{Authority, PathAndQuery};
+use http::{Request, Response, Uri};
 use tokio::sync::oneshot;
 use wasmtime::{AsContextMut, Engine, PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
@@ -58,6 +60,23 @@ pub(crate) fn run(engine: &Engine, proxy: &Proxy, run: Run, report: Arc<Report>)
     }
 }
 
+/// Gives a request's URI the scheme and host that HTTP/1.1 writes elsewhere.
+///
+/// # Errors
+/// It names no host, or one that isn't.
+pub(crate) fn address(request: &mut Request<Body>) -> Result<(), Fault> {
+    let mut uri = request.uri().clone().into_parts();
+    if uri.authority.is_none() {
+        let host = request.headers().get(HOST).ok_or_else(|| Fault::BadRequest("it names no host".to_owned()))?;
+        let host = Authority::try_from(host.as_bytes());
+        uri.authority = Some(host.map_err(|error| Fault::BadRequest(format!("its host is wrong: {error}")))?);
+    }
+    uri.scheme.get_or_insert(http::uri::Scheme::HTTPS);
+    uri.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from_parts(uri).map_err(|error| Fault::BadRequest(error.to_string()))?;
+    Ok(())
+}
+
 /// Where a run broke.
 enum Broken {
     /// Before any of the guest's handler ran.
@@ -96,8 +115,7 @@ async fn http03(
     let handled = store.run_concurrent(async move |accessor| {
         match service.handle(accessor, request).await? {
             Ok(response) => {
-                let response =
-                    accessor.with(|mut access| response.into_http(access.as_context_mut(), received))?;
+                let response = accessor.with(|mut access| response.into_http(access.as_context_mut(), received))?;
                 // Nobody may be waiting any more.
                 let _ = answer.send(Ok(response));
             }
@@ -140,22 +158,21 @@ fn explain(error: &wasmtime::Error) -> String {
     if let Some(exit) = error.downcast_ref::<I32Exit>() {
         return format!("it exited with status {}", exit.0);
     }
-    if let Some(trap) = error.downcast_ref::<Trap>() {
-        return trap.to_string();
-    }
-    error.root_cause().to_string()
+    let why = match error.downcast_ref::<Trap>() {
+        Some(trap) => trap.to_string(),
+        None => error.root_cause().to_string(),
+    };
+    why.strip_prefix("wasm trap: ").map(str::to_owned).unwrap_or(why)
 }
 
-/// The guest's call stack, innermost first.
+/// The guest's call stack, innermost first. Empty for a component without names: numbers help nobody.
 fn frames(error: &wasmtime::Error) -> Vec<String> {
     let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else {
         return Vec::new();
     };
-    let frames = backtrace.frames().iter().take(TRAP_FRAMES_MAX);
-    frames
-        .map(|frame| match frame.func_name() {
-            Some(name) => format!("    in {name}"),
-            None => format!("    in function {} of {}", frame.func_index(), frame.module().name().unwrap_or("a module")),
-        })
-        .collect()
+    if backtrace.frames().iter().all(|frame| frame.func_name().is_none()) {
+        return Vec::new();
+    }
+    // The first line is a heading. Wasmtime demangles the names.
+    backtrace.to_string().lines().skip(1).take(TRAP_FRAMES_MAX).map(str::to_owned).collect()
 }

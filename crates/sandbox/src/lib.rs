@@ -30,8 +30,9 @@ mod program;
 mod run;
 mod watch;
 
+pub use artifact::Keep;
 pub use cell::{Body, BodyError, Cell, Log, Permit, Stream};
-pub use compile::{CompileError, Compiled, Compiler, Flavour, compile_process};
+pub use compile::{CompileError, Compiled, Compiler, ConfineError, Flavour, compile_process, confine};
 pub use fault::Fault;
 pub use keyvalue::{Answer, Bucket, KeyPage, KeyValue, KeyValueError, Swap};
 pub use need::{Need, need};

@@ -122,7 +122,13 @@ impl Target {
             Some(port) => port.as_u16(),
             // `example.com:` and `example.com:99999` have a port that isn't one.
             None if authority.as_str().len() != authority.host().len() => return None,
-            None => if tls { 443 } else { 80 },
+            None => {
+                if tls {
+                    443
+                } else {
+                    80
+                }
+            }
         };
         (!host.is_empty() && port != 0).then_some(Self { host, port, tls })
     }
@@ -182,7 +188,21 @@ mod tests {
 
     #[test]
     fn what_is_no_pattern_is_refused() {
-        for wrong in ["", "*", "*.", "https://a.b", "a.b/c", "a..b", "a.b:", "a.b:0", "a.b:+1", "a.b:70000", "a b", "*.*.c", "é.x"] {
+        for wrong in [
+            "",
+            "*",
+            "*.",
+            "https://a.b",
+            "a.b/c",
+            "a..b",
+            "a.b:",
+            "a.b:0",
+            "a.b:+1",
+            "a.b:70000",
+            "a b",
+            "*.*.c",
+            "é.x",
+        ] {
             assert!(wrong.parse::<HostPattern>().is_err(), "{wrong}");
         }
     }

@@ -70,10 +70,10 @@ impl Program {
 
 /// Finds the component's imports and its handler.
 pub(crate) fn link(linker: &Linker<Guest>, component: &Component, flavour: Flavour) -> wasmtime::Result<Proxy> {
-    let linked = linker.instantiate_pre(component)?;
+    let complete = linker.instantiate_pre(component)?;
     Ok(match flavour {
-        Flavour::Http02 => Proxy::Http02(p2::bindings::ProxyPre::new(linked)?),
-        Flavour::Http03 => Proxy::Http03(p3::bindings::ServicePre::new(linked)?),
+        Flavour::Http02 => Proxy::Http02(p2::bindings::ProxyPre::new(complete)?),
+        Flavour::Http03 => Proxy::Http03(p3::bindings::ServicePre::new(complete)?),
     })
 }
 

@@ -8,16 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use base::limits::EPOCH_TICK;
 use base::{Digest, TenantId};
+use futures_util::FutureExt;
 use http::{Method, Request, Response};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use tokio::sync::oneshot;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 
-use crate::artifact::Artifacts;
+use crate::artifact::{Artifacts, Keep};
 use crate::body::Streaming;
 use crate::cell::{Body, Cell};
 use crate::compile::{CompileError, Compiled, Compiler, Compilers};
@@ -135,18 +137,22 @@ impl Sandbox {
         }
         let sandbox = self.clone();
         let loading = tokio::task::spawn_blocking(move || sandbox.load(tenant, component));
-        loading.await.unwrap_or_else(|panicked| {
-            Err(LoadError::Unreadable { component, cause: io::Error::other(panicked) })
-        })
+        loading
+            .await
+            .unwrap_or_else(|panicked| Err(LoadError::Unreadable { component, cause: io::Error::other(panicked) }))
     }
 
-    /// Removes what was compiled of a component that no release names any more. Instances that run go on.
+    /// Removes what was compiled and is in nobody's `keep` any more, once it is `older_than` a push lasts, and gives
+    /// how much that was. Instances that run go on. Blocks for the disk.
     ///
     /// # Errors
-    /// The files can't be removed.
-    pub fn forget(&self, tenant: TenantId, component: Digest) -> io::Result<()> {
-        self.0.programs.remove(tenant, component);
-        self.0.artifacts.remove(tenant, component)
+    /// The files can't be read or removed.
+    pub fn sweep(&self, keep: &Keep, older_than: Duration) -> io::Result<usize> {
+        let gone = self.0.artifacts.sweep(keep, older_than)?;
+        for (tenant, component) in &gone {
+            self.0.programs.remove(*tenant, *component);
+        }
+        Ok(gone.len())
     }
 
     /// Puts `request` to a fresh instance of `program`.
@@ -162,9 +168,10 @@ impl Sandbox {
         &self,
         program: &Program,
         cell: Cell,
-        request: Request<Body>,
+        mut request: Request<Body>,
     ) -> Result<Response<Body>, Fault> {
         let report = Report::new(&cell);
+        instance::address(&mut request).map_err(|fault| report.fault(fault))?;
         let head_only = request.method() == Method::HEAD;
         let sender = Sender::new(
             Arc::clone(&self.0.network),
@@ -179,7 +186,10 @@ impl Sandbox {
         let guest = instance::run(&self.0.engine, &program.proxy, run, Arc::clone(&report));
         let mut guest = Box::pin(Watched::new(guest, cpu, time, Arc::clone(&report)));
         let (response, running) = first_answer(&mut guest, answered, &report).await?;
-        let guest = running.then(|| tokio::spawn(guest));
+        if !running {
+            return whole(response, &report);
+        }
+        let guest = tokio::spawn(guest);
         let (head, inner) = response.into_parts();
         let body = Streaming::new(inner, &head, head_only, report, body_gone, guest);
         Ok(Response::from_parts(head, body.boxed_unsync()))
@@ -208,6 +218,26 @@ async fn first_answer(
         // The guest is gone, and its end of the channel with it.
         Err(_) => Err(report.fault(Fault::NoResponse)),
     }
+}
+
+/// A response whose instance is gone, and so all there. One that broke was not begun to be sent: it's a fault.
+fn whole(response: Response<Body>, report: &Report) -> Result<Response<Body>, Fault> {
+    if let Some(fault) = report.found() {
+        return Err(fault);
+    }
+    let (head, body) = response.into_parts();
+    // All of it is in memory; tokio's habit of making a busy task wait now and then must not hide that.
+    let body = match tokio::task::unconstrained(body.collect()).now_or_never() {
+        Some(Ok(body)) => body,
+        Some(Err(error)) => return Err(report.fault(Fault::Failed(error.to_string()))),
+        None => return Err(report.fault(Fault::Failed("it left its response's body unfinished".to_owned()))),
+    };
+    // One piece without trailers has a length that can be told.
+    let body = match body.trailers() {
+        None => Full::new(body.to_bytes()).map_err(|never| match never {}).boxed_unsync(),
+        Some(_) => body.map_err(|never| match never {}).boxed_unsync(),
+    };
+    Ok(Response::from_parts(head, body))
 }
 
 /// The clock of all guests: advances the engine's epoch every `EPOCH_TICK`.

@@ -45,7 +45,9 @@ impl Report {
         *kept = Some(fault.clone());
         drop(kept);
         self.line(&fault.to_string());
-        details.iter().for_each(|line| self.line(line));
+        for line in details {
+            self.line(line);
+        }
         self.reader.wake();
         fault
     }
@@ -58,7 +60,11 @@ impl Report {
     }
 
     pub(crate) fn has_fault(&self) -> bool {
-        self.fault.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        self.found().is_some()
+    }
+
+    pub(crate) fn found(&self) -> Option<Fault> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Wakes this reader when a fault comes.
@@ -67,18 +73,48 @@ impl Report {
     }
 }
 
+/// A poll longer than this is worth the system call that measures it: a thousandth of it.
+const LONG_POLL: Duration = Duration::from_micros(500);
+
+/// When something began, by the wall or by this thread's CPU clock.
+enum Moment {
+    Wall(Instant),
+    Thread(Duration),
+}
+
+impl Moment {
+    fn now(heavy: bool) -> Self {
+        if heavy { Self::Thread(thread_time()) } else { Self::Wall(Instant::now()) }
+    }
+
+    fn elapsed(&self) -> Duration {
+        match self {
+            Self::Wall(begun) => begun.elapsed(),
+            Self::Thread(begun) => thread_time().saturating_sub(*begun),
+        }
+    }
+}
+
+fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
 /// The guest's own work: its faults are in the report when it ends.
 pub(crate) type Guest = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A guest within its time.
 ///
 /// CPU time is what passes while the guest is polled: instantiation, its code, and the host's work for it on
-/// this thread. A poll ends at the next tick at the latest, as the epoch callback yields, so what one takes
-/// beyond two ticks is time that the machine gave to something else, and isn't counted.
+/// this thread. It is read off the wall, which is cheap, until a poll has taken long enough to count; from
+/// then on off the thread's own CPU clock, which a busy machine doesn't advance for nothing. A poll ends at
+/// the next tick at the latest, as the epoch callback yields, so the first long one errs by two ticks at most.
 pub(crate) struct Watched {
     /// `None` when it has ended or was stopped.
     guest: Option<Guest>,
     spent: Duration,
+    /// It has had a long poll.
+    heavy: bool,
     cpu: Duration,
     time: Duration,
     deadline: Pin<Box<Sleep>>,
@@ -88,7 +124,7 @@ pub(crate) struct Watched {
 impl Watched {
     pub(crate) fn new(guest: Guest, cpu: Duration, time: Duration, report: Arc<Report>) -> Self {
         let deadline = Box::pin(tokio::time::sleep(time));
-        Self { guest: Some(guest), spent: Duration::ZERO, cpu, time, deadline, report }
+        Self { guest: Some(guest), spent: Duration::ZERO, heavy: false, cpu, time, deadline, report }
     }
 
     /// The report comes first: the end of a body must never be seen without the fault that caused it.
@@ -103,12 +139,15 @@ impl Future for Watched {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let heavy = self.heavy;
         let Some(guest) = &mut self.guest else {
             return Poll::Ready(());
         };
-        let begun = Instant::now();
+        let begun = Moment::now(heavy);
         let ended = guest.as_mut().poll(cx).is_ready();
-        self.spent += begun.elapsed().min(EPOCH_TICK * 2);
+        let took = begun.elapsed();
+        self.heavy |= took > LONG_POLL;
+        self.spent += if heavy { took } else { took.min(EPOCH_TICK * 2) };
         if ended {
             self.guest = None;
             return Poll::Ready(());

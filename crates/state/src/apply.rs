@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use base::limits::{
-    APPS_PER_TENANT_MAX, DOMAINS_PER_APP_MAX, ENV_VALUE_BYTES_MAX, ENV_VARS_MAX, LABEL_BYTES_MAX, LABEL_TEXT_BYTES_MAX,
+    APPS_PER_TENANT_MAX, DOMAINS_PER_APP_MAX, ENV_BYTES_MAX, ENV_VALUE_BYTES_MAX, ENV_VARS_MAX, LABEL_BYTES_MAX, LABEL_TEXT_BYTES_MAX,
     RELEASES_PER_APP_MAX, STAGE_HISTORY_MAX, STAGES_PER_APP_MAX, TENANTS_MAX, TOKENS_PER_TENANT_MAX,
 };
 use base::{AppId, DatabaseId, Digest, Domain, Name, ReleaseNo, TenantId, TokenId};
@@ -80,7 +80,9 @@ impl Record {
             Command::StagePromote { tenant, app, from, to, release } => {
                 self.stage_promote(entry, *tenant, app, from, to, *release)
             }
-            Command::StageRollback { tenant, app, stage, to } => self.stage_rollback(entry, *tenant, app, stage, *to),
+            Command::StageRollback { tenant, app, stage, to, running } => {
+                self.stage_rollback(entry, *tenant, app, stage, *to, *running)
+            }
             Command::StageDelete { tenant, app, stage } => self.stage_delete(*tenant, app, stage),
             Command::EnvChange { tenant, app, stage, changes } => self.env_change(entry, *tenant, app, stage, changes),
             Command::SecretSet { tenant, app, stage, name, value } => {
@@ -204,12 +206,25 @@ impl Record {
         Ok(release(entry, tenant, app, to, made))
     }
 
-    fn stage_rollback(&mut self, entry: &Entry, tenant: TenantId, name: &Name, stage: &Name, to: Option<ReleaseNo>) -> Outcome {
+    fn stage_rollback(
+        &mut self,
+        entry: &Entry,
+        tenant: TenantId,
+        name: &Name,
+        stage: &Name,
+        to: Option<ReleaseNo>,
+        wanted: Option<ReleaseNo>,
+    ) -> Outcome {
         let app = self.app(tenant, name.as_str()).ok_or_else(|| Refusal::NoApp(name.clone()))?;
         let (app_name, stage_name) = (name.clone(), stage.clone());
         let running = stage_of(app, stage)?
             .running
             .ok_or_else(|| Refusal::NothingRuns { app: app_name.clone(), stage: stage_name.clone() })?;
+        if let Some(wanted) = wanted
+            && wanted != running
+        {
+            return Err(Refusal::Overtaken { app: app_name, stage: stage_name, running, wanted });
+        }
         let target = match to {
             Some(no) => app.releases.get(&no).filter(|release| release.stage == *stage).ok_or_else(|| Refusal::NoRelease {
                 app: app_name.clone(),
@@ -264,7 +279,14 @@ impl Record {
                 None => env.remove(variable),
             };
         }
+        if let Some(stage) = before
+            && stage.env == env
+        {
+            return Ok(Applied { release: stage.running, ..Applied::default() });
+        }
         room("variables of a stage", env.len().saturating_sub(1), ENV_VARS_MAX)?;
+        let bytes: usize = env.iter().map(|(name, value)| name.len() + value.len()).sum();
+        room("bytes of variables of a stage", bytes.saturating_sub(1), ENV_BYTES_MAX)?;
         let app = self.app_or_new(entry, tenant, name, stage)?;
         app.stages.get_mut(stage).expect("app_or_new makes it").env.clone_from(&env);
         let Some(running) = app.running(stage.as_str()).cloned() else {
@@ -289,6 +311,10 @@ impl Record {
         {
             room("secrets of a stage", held.secrets.len(), ENV_VARS_MAX)?;
         }
+        // Sealed, two digits a byte.
+        let others = held.into_iter().flat_map(|held| &held.secrets).filter(|(name, _)| *name != secret);
+        let bytes: usize = others.map(|(_, value)| value.0.len()).sum::<usize>() + value.0.len();
+        room("bytes of secrets of a stage", (bytes / 2).saturating_sub(1), ENV_BYTES_MAX)?;
         let app = self.app_or_new(entry, tenant, name, stage)?;
         let place = app.stages.get_mut(stage).expect("app_or_new makes it");
         place.secrets.insert(secret.to_owned(), value.clone());
@@ -322,7 +348,7 @@ impl Record {
             room("domains of an app", held, DOMAINS_PER_APP_MAX)?;
         }
         let claim = DomainClaim { tenant, app: app.clone(), at: entry.at, certificate: certificate.cloned() };
-        self.domains.insert(domain.clone(), claim);
+        self.domains.insert(domain.clone(), Arc::new(claim));
         Ok(Applied { events: vec![changed(tenant, app), Event::DomainsChanged], ..Applied::default() })
     }
 

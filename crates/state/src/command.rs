@@ -49,9 +49,18 @@ pub enum Command {
     /// when `from` runs another one by now.
     StagePromote { tenant: TenantId, app: Name, from: Name, to: Name, release: Option<ReleaseNo> },
     /// Runs an earlier release of the stage again, variables included; the one before the running, unless told.
-    StageRollback { tenant: TenantId, app: Name, stage: Name, to: Option<ReleaseNo> },
+    /// `running` refuses when the stage runs another one by now.
+    StageRollback {
+        tenant: TenantId,
+        app: Name,
+        stage: Name,
+        to: Option<ReleaseNo>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        running: Option<ReleaseNo>,
+    },
     StageDelete { tenant: TenantId, app: Name, stage: Name },
-    /// Sets or (with none) takes away variables. A stage that runs gets a new release of the same content.
+    /// Sets or (with none) takes away variables. A stage that runs gets a new release of the same content, unless
+    /// they are so already.
     EnvChange { tenant: TenantId, app: Name, stage: Name, changes: BTreeMap<String, Option<String>> },
     SecretSet { tenant: TenantId, app: Name, stage: Name, name: String, value: Sealed },
     SecretDelete { tenant: TenantId, app: Name, stage: Name, name: String },

@@ -28,7 +28,7 @@ pub struct Record {
     pub(crate) next_id: u64,
     pub(crate) tenants: BTreeMap<TenantId, Arc<Tenant>>,
     pub(crate) tokens: BTreeMap<TokenId, Arc<Token>>,
-    pub(crate) domains: BTreeMap<Domain, DomainClaim>,
+    pub(crate) domains: BTreeMap<Domain, Arc<DomainClaim>>,
 }
 
 /// Who rents.
@@ -67,6 +67,25 @@ pub enum Grant {
     Own,
     /// And manage every tenant. Belongs to no tenant.
     Operate,
+}
+
+impl Grant {
+    /// As people type it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Visit => "visit",
+            Self::Read => "read",
+            Self::Deploy => "deploy",
+            Self::Own => "own",
+            Self::Operate => "operate",
+        }
+    }
+}
+
+impl std::fmt::Display for Grant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// What proves somebody to the API. The secret itself is not here, only its hash.
@@ -226,11 +245,11 @@ impl Record {
     }
 
     pub fn domains(&self) -> impl Iterator<Item = (&Domain, &DomainClaim)> {
-        self.domains.iter()
+        self.domains.iter().map(|(domain, claim)| (domain, &**claim))
     }
 
     pub fn domain(&self, domain: &str) -> Option<&DomainClaim> {
-        self.domains.get(domain)
+        self.domains.get(domain).map(|claim| &**claim)
     }
 }
 

@@ -103,7 +103,8 @@ impl Tally {
 
 /// The files of `dir`, a folder of the project at `root`, in order of their names.
 pub fn list(root: &Path, dir: &str, tally: &mut Tally) -> Result<Vec<Asset>, AssetsError> {
-    let folder = root.join(dir);
+    // Components leave out the dots in the middle, which errors would show.
+    let folder: PathBuf = root.join(dir).components().collect();
     let real = real_folder(root, &folder)?;
     let mut assets = Vec::new();
     let mut walk = WalkDir::new(&folder).follow_links(true).sort_by_file_name().into_iter();
@@ -193,8 +194,8 @@ fn unreadable(folder: &Path, error: walkdir::Error) -> AssetsError {
     let path = error.path().unwrap_or(folder).to_owned();
     let is_link = fs::symlink_metadata(&path).is_ok_and(|about| about.is_symlink());
     match error.into_io_error() {
-        Some(source) if !(is_link && source.kind() == io::ErrorKind::NotFound) => AssetsError::Read { path, source },
-        // A link to nothing, or to a folder that it lies in.
+        Some(source) if !is_link || source.kind() == io::ErrorKind::PermissionDenied => AssetsError::Read { path, source },
+        // A link to nothing, to itself, or to a folder that it lies in.
         _ => AssetsError::Link(path),
     }
 }
@@ -249,13 +250,8 @@ mod tests {
             "docs/firm.toml",
             "docs/node_modules/y.js",
         ]);
-        let expected = [
-            ".well-known/security.txt",
-            "css/site.css",
-            "docs/firm.toml",
-            "docs/node_modules/y.js",
-            "index.html",
-        ];
+        let expected =
+            [".well-known/security.txt", "css/site.css", "docs/firm.toml", "docs/node_modules/y.js", "index.html"];
         assert_eq!(tree.list(".").expect("all of it can be listed"), expected);
     }
 
@@ -270,7 +266,10 @@ mod tests {
         for target in ["/etc/passwd", "/etc", "../secret", ".."] {
             let tree = Tree::of(&["public/index.html", "secret"]).link("public/out", target);
             let error = tree.list("public").expect_err("it leads out");
-            assert!(matches!(&error, AssetsError::Outside { link, .. } if link.ends_with("public/out")), "{target}: {error}");
+            assert!(
+                matches!(&error, AssetsError::Outside { link, .. } if link.ends_with("public/out")),
+                "{target}: {error}"
+            );
         }
         let tree = Tree::of(&["index.html"]).link("public", "/etc");
         assert!(matches!(tree.list("public"), Err(AssetsError::Outside { .. })));
@@ -285,7 +284,10 @@ mod tests {
     #[test]
     fn links_to_nothing_and_in_circles_are_refused() {
         assert!(matches!(Tree::of(&["a"]).link("b", "nowhere").list("."), Err(AssetsError::Link(_))));
-        assert!(matches!(Tree::of(&["a"]).link("b", "b").list("."), Err(AssetsError::Link(_) | AssetsError::Read { .. })));
+        assert!(matches!(
+            Tree::of(&["a"]).link("b", "b").list("."),
+            Err(AssetsError::Link(_) | AssetsError::Read { .. })
+        ));
         assert!(matches!(Tree::of(&["a/b/c"]).link("a/b/up", "../../a").list("."), Err(AssetsError::Link(_))));
     }
 

@@ -68,6 +68,8 @@ pub struct Tools {
 pub enum BuildError {
     #[error("`{tool}` is missing, and building {} needs it\n  help: {help}", app.display())]
     ToolMissing { tool: &'static str, app: PathBuf, help: String },
+    #[error("`{tool}` here is {found}, and building {} needs {wanted} or newer\n  help: {help}", app.display())]
+    ToolTooOld { tool: &'static str, found: String, wanted: &'static str, app: PathBuf, help: String },
     #[error("{what} failed: `{command}` in {} {}\n{}", folder.display(), ended(*status), indented(tail))]
     ToolFailed { what: &'static str, command: String, folder: PathBuf, status: ExitStatus, tail: Vec<String> },
     #[error("cannot start `{command}` in {}", folder.display())]

@@ -45,7 +45,9 @@ pub enum ProjectError {
          start with: firm new NAME", .0.display()
     )]
     Empty(PathBuf),
-    #[error("no route leads to the app's {what}\n --> {file}\n  help: add a route for each, such as\n\n    [[route]]\n    path = \"/\"\n    {example}")]
+    #[error(
+        "no route leads to the app's {what}\n --> {file}\n  help: add a route for each, such as\n\n    [[route]]\n    path = \"/\"\n    {example}"
+    )]
     NoRoute { file: String, what: String, example: String },
     #[error("the app has no name\n  help: {0}")]
     NoApp(String),
@@ -150,7 +152,8 @@ fn imply_route(manifest: &mut Manifest, file: &str) -> Result<(), ProjectError> 
         (None, _, Some(folder), None) => (None, Some(folder.clone())),
         (component, _, folder, _) => {
             let count = |number: usize, what: &str| format!("{number} {what}{}", if number == 1 { "" } else { "s" });
-            let (code, files) = (count(manifest.components.len(), "component"), count(manifest.statics.len(), "static folder"));
+            let (code, files) =
+                (count(manifest.components.len(), "component"), count(manifest.statics.len(), "static folder"));
             let example = match (component, folder) {
                 (Some(component), _) => format!("component = \"{component}\""),
                 (None, Some(folder)) => format!("static = \"{folder}\""),
@@ -199,31 +202,39 @@ mod tests {
 
     #[test]
     fn a_folder_with_an_index_is_a_site() {
-        check(&[("index.html", "G'day")], &expect![[r#"
+        check(
+            &[("index.html", "G'day")],
+            &expect![[r#"
             [static.site]
             dir = "."
 
             [[route]]
             path = "/"
             static = "site"
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn source_code_is_a_component() {
-        check(&[("package.json", "{}"), ("index.html", "")], &expect![[r#"
+        check(
+            &[("package.json", "{}"), ("index.html", "")],
+            &expect![[r#"
             [components.app]
             source = "."
 
             [[route]]
             path = "/"
             component = "app"
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn a_manifest_without_parts_is_completed() {
-        check(&[("firm.toml", "app = \"shop\"\n[env]\nA = \"b\"\n"), ("pyproject.toml", "")], &expect![[r#"
+        check(
+            &[("firm.toml", "app = \"shop\"\n[env]\nA = \"b\"\n"), ("pyproject.toml", "")],
+            &expect![[r#"
             app = "shop"
 
             [components.app]
@@ -235,24 +246,30 @@ mod tests {
 
             [env]
             A = "b"
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn the_only_part_gets_the_only_route() {
-        check(&[("firm.toml", "[static.pages]\ndir = \"public\"\n")], &expect![[r#"
+        check(
+            &[("firm.toml", "[static.pages]\ndir = \"public\"\n")],
+            &expect![[r#"
             [static.pages]
             dir = "public"
 
             [[route]]
             path = "/"
             static = "pages"
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn of_two_parts_none_is_guessed() {
-        check(&[("firm.toml", "[static.pages]\n[components.api]\n")], &expect![[r#"
+        check(
+            &[("firm.toml", "[static.pages]\n[components.api]\n")],
+            &expect![[r#"
             no route leads to the app's 1 component and 1 static folder
              --> ~/firm.toml
               help: add a route for each, such as
@@ -260,26 +277,33 @@ mod tests {
                 [[route]]
                 path = "/"
                 component = "api"
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn an_empty_folder_says_what_it_needs() {
-        check(&[], &expect![[r#"
+        check(
+            &[],
+            &expect![[r"
             `~` holds nothing to deploy
               help: it needs one of firm.toml, index.html, package.json, Cargo.toml and pyproject.toml; start with: firm new NAME
-        "#]]);
+        "]],
+        );
     }
 
     #[test]
     fn a_wrong_manifest_is_shown_where_it_is_wrong() {
-        check(&[("firm.toml", "[static.site]\ndri = \"public\"\n")], &expect![[r#"
+        check(
+            &[("firm.toml", "[static.site]\ndri = \"public\"\n")],
+            &expect![[r#"
             unknown key `dri`
              --> ~/firm.toml:2:1
             2 | dri = "public"
               | ^^^
               help: did you mean `dir`?
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use api::{ChunksAsked, ChunksMissing, Client, ClientError, Deployed, Done, Index, Push};
 use base::limits::{
-    API_BODY_BYTES_MAX, CLIENT_ANSWER_TIME_MAX, COMPONENT_BYTES_MAX, LABEL_TEXT_BYTES_MAX, MISSING_DIGESTS_MAX,
+    CHUNK_BYTES_MAX, CLIENT_ANSWER_TIME_MAX, COMPONENT_BYTES_MAX, LABEL_TEXT_BYTES_MAX, MISSING_DIGESTS_MAX,
     PUSH_ANSWER_TIME_MAX, UPLOADS_AT_ONCE,
 };
 use base::{Bytes, Digest, Name};
@@ -39,9 +39,15 @@ pub struct Order {
 pub enum Step<'a> {
     /// What a build says.
     Building(&'a str),
-    Hashing { done: u64, total: u64 },
+    Hashing {
+        done: u64,
+        total: u64,
+    },
     /// Of what the cloud lacks.
-    Uploading { done: u64, total: u64 },
+    Uploading {
+        done: u64,
+        total: u64,
+    },
     /// From here on the outcome is the cloud's to say.
     Releasing,
 }
@@ -72,7 +78,7 @@ pub enum PushError {
     File { path: PathBuf, source: ChunkError },
     #[error(
         "the list of the release's files has {size} bytes, more than {}\n  help: publish fewer files, or give them shorter paths",
-        Bytes(API_BODY_BYTES_MAX as u64)
+        Bytes(CHUNK_BYTES_MAX as u64)
     )]
     IndexSize { size: usize },
     #[error("a thread of the push ended early")]
@@ -135,7 +141,8 @@ pub async fn push(client: &Client, order: Order, told: Told) -> Result<Deployed,
     let mut manifest = order.project.manifest.clone();
     manifest.app = Some(app.clone());
     let telling = Arc::clone(&told);
-    let prepared = tokio::task::spawn_blocking(move || prepare(&order, &*telling)).await.map_err(PushError::Thread)??;
+    let prepared =
+        tokio::task::spawn_blocking(move || prepare(&order, &*telling)).await.map_err(PushError::Thread)??;
     upload(client, &tenant, &prepared.pieces, &told).await?;
     told(Step::Releasing);
     let path = format!("/v1/tenants/{tenant}/apps/{app}/releases");
@@ -178,7 +185,7 @@ fn prepare(order: &Order, told: &dyn Fn(Step<'_>)) -> Result<Prepared, PushError
         index.statics.insert(name.clone(), files);
     }
     let size = serde_json::to_vec(&index).map_or(0, |text| text.len());
-    if size > API_BODY_BYTES_MAX / 2 {
+    if size > CHUNK_BYTES_MAX {
         return Err(PushError::IndexSize { size });
     }
     Ok(Prepared { index, pieces: cutting.pieces, source: revision(root) })
@@ -224,7 +231,12 @@ impl Cutting<'_> {
 }
 
 /// Sends what the tenant's store lacks.
-async fn upload(client: &Client, tenant: &Name, pieces: &BTreeMap<Digest, Piece>, told: &Told) -> Result<(), PushError> {
+async fn upload(
+    client: &Client,
+    tenant: &Name,
+    pieces: &BTreeMap<Digest, Piece>,
+    told: &Told,
+) -> Result<(), PushError> {
     let digests: Vec<Digest> = pieces.keys().copied().collect();
     let mut missing: Vec<&Piece> = Vec::new();
     for page in digests.chunks(MISSING_DIGESTS_MAX) {
@@ -249,10 +261,11 @@ async fn upload(client: &Client, tenant: &Name, pieces: &BTreeMap<Digest, Piece>
 
 async fn send(client: &Client, tenant: &Name, piece: &Piece) -> Result<u64, PushError> {
     let reading = piece.clone();
-    let bytes = tokio::task::spawn_blocking(move || chunk::read(&reading.path, reading.offset, reading.size, &reading.digest))
-        .await
-        .map_err(PushError::Thread)?
-        .map_err(|source| PushError::File { path: piece.path.to_path_buf(), source })?;
+    let bytes =
+        tokio::task::spawn_blocking(move || chunk::read(&reading.path, reading.offset, reading.size, &reading.digest))
+            .await
+            .map_err(PushError::Thread)?
+            .map_err(|source| PushError::File { path: piece.path.to_path_buf(), source })?;
     let path = format!("/v1/tenants/{tenant}/chunks/{}", piece.digest);
     let _: Done = in_time(client.put_bytes(&path, bytes))
         .await?

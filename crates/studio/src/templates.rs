@@ -36,10 +36,9 @@ macro_rules! app {
 
 type Files = &'static [(&'static str, &'static str)];
 
-const STATIC: Files = app!("site": "404.html" "README.md" "firm.toml" "index.html" "style.css");
+const STATIC: Files = app!("site": "README.md" "firm.toml" "public/404.html" "public/index.html" "public/style.css");
 const JAVASCRIPT: Files = app!("js": "README.md" "firm.toml" "index.js" "package.json");
-const RUST: Files =
-    app!("guestbook": "Cargo.lock" "Cargo.toml" "README.md" "firm.toml" "src/lib.rs" "src/page.html" "wit/keyvalue.wit");
+const RUST: Files = app!("guestbook": "Cargo.lock" "Cargo.toml" "README.md" "firm.toml" "src/lib.rs" "src/page.html" "wit/keyvalue.wit");
 const PYTHON: Files = app!("python": "README.md" "app.py" "firm.toml" "pyproject.toml");
 
 /// What builds leave behind.
@@ -135,10 +134,63 @@ fn package(app: &Name) -> String {
 
 /// Rust's keywords, and the crates that the compiler brings along.
 const RESERVED: [&str; 57] = [
-    "abstract", "alloc", "as", "async", "await", "become", "box", "break", "const", "continue", "core", "crate", "do", "dyn",
-    "else", "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop", "macro", "match", "mod",
-    "move", "mut", "override", "priv", "proc-macro", "pub", "ref", "return", "self", "static", "std", "struct", "super", "test",
-    "trait", "true", "try", "type", "typeof", "union", "unsafe", "unsized", "use", "virtual", "where", "while", "yield",
+    "abstract",
+    "alloc",
+    "as",
+    "async",
+    "await",
+    "become",
+    "box",
+    "break",
+    "const",
+    "continue",
+    "core",
+    "crate",
+    "do",
+    "dyn",
+    "else",
+    "enum",
+    "extern",
+    "false",
+    "final",
+    "fn",
+    "for",
+    "gen",
+    "if",
+    "impl",
+    "in",
+    "let",
+    "loop",
+    "macro",
+    "match",
+    "mod",
+    "move",
+    "mut",
+    "override",
+    "priv",
+    "proc-macro",
+    "pub",
+    "ref",
+    "return",
+    "self",
+    "static",
+    "std",
+    "struct",
+    "super",
+    "test",
+    "trait",
+    "true",
+    "try",
+    "type",
+    "typeof",
+    "union",
+    "unsafe",
+    "unsized",
+    "use",
+    "virtual",
+    "where",
+    "while",
+    "yield",
 ];
 
 #[cfg(test)]
@@ -160,7 +212,8 @@ mod tests {
             let (_, sample, files) = template.sample();
             for (path, _) in files {
                 let text = fs::read_to_string(folder.join(path)).expect("it was just written");
-                let left = text.contains(&format!("name = \"{sample}\"")) || text.contains(&format!("app = \"{sample}\""));
+                let left =
+                    text.contains(&format!("name = \"{sample}\"")) || text.contains(&format!("app = \"{sample}\""));
                 assert!(!left, "{path} of {}", template.name());
             }
         }
@@ -194,7 +247,13 @@ mod tests {
 
     #[test]
     fn packages_have_names_that_cargo_takes() {
-        for (app, expected) in [("till", "till"), ("3d-shop", "app-3d-shop"), ("serde", "app-serde"), ("fn", "app-fn"), ("guestbook", "guestbook")] {
+        for (app, expected) in [
+            ("till", "till"),
+            ("3d-shop", "app-3d-shop"),
+            ("serde", "app-serde"),
+            ("fn", "app-fn"),
+            ("guestbook", "guestbook"),
+        ] {
             assert_eq!(package(&app.parse().expect("a name")), expected);
         }
     }

@@ -19,6 +19,7 @@ use sandbox::{Compiler, Sandbox};
 use state::{Actor, Applied, Command, Entry, Event, Grant, Record};
 use tokio::sync::watch;
 
+use crate::manage::Places;
 use crate::router::{Builder, Router, seal_tenant_key};
 use crate::throttle::Throttles;
 use crate::tls::{self, Authority, TlsError};
@@ -71,6 +72,7 @@ pub struct Cloud {
     pub(crate) builder: Builder,
     pub(crate) router: Arc<ArcSwap<Router>>,
     pub(crate) throttles: Throttles,
+    pub(crate) api_places: Arc<Places>,
     pub(crate) since: Timestamp,
     /// The record's index that the router shows.
     routed: watch::Sender<u64>,
@@ -112,6 +114,7 @@ impl Cloud {
             builder,
             router,
             throttles: Throttles::new(),
+            api_places: Arc::default(),
             since: SystemTime::now().into(),
             routed: watch::Sender::new(record.index()),
             draining: AtomicBool::new(false),
@@ -266,6 +269,12 @@ impl Cloud {
     pub(crate) fn count(self: &Arc<Self>) -> UnderWay {
         self.under_way.fetch_add(1, Ordering::AcqRel);
         UnderWay(Arc::clone(self))
+    }
+
+    /// Does the host lie within the cloud's own domain, which all tenants share?
+    pub(crate) fn is_own(&self, host: &str) -> bool {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        host.strip_suffix(&self.settings.domain).is_some_and(|before| before.ends_with('.'))
     }
 
     /// The host that the API answers at.

@@ -7,18 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
-use base::limits::{REQUEST_BODY_BYTES_MAX, WAITING_PER_PLACE_MAX};
+use base::limits::{INSTANCES_PER_TENANT_MAX, REQUEST_BODY_BYTES_MAX, WAITING_PER_PLACE_MAX};
 use base::{AppId, Digest, Name, ReleaseNo, TenantId, chain};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
 use persist::{Line, Logs};
 use sandbox::{BodyError, Cell, Fault, LoadError, Program, Stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::answer::{Body, Page};
 use crate::assets;
-use crate::front::Core;
+use crate::front::{Core, Unread};
 use crate::router::{Code, Site};
 
 pub(crate) use store::Buckets;
@@ -112,12 +111,12 @@ pub(crate) async fn answer(
     site: &Arc<Site>,
     code: &Code,
     component: Digest,
-    request: Request<Incoming>,
+    request: Request<Unread<'_>>,
     id: &Arc<str>,
 ) -> Response<Body> {
-    let log = AppLog::new(&core.cloud.store.logs, site);
+    let log: Arc<dyn sandbox::Log> = Arc::new(AppLog::new(&core.cloud.store.logs, site));
     let refuse = |status, said, why: &str| {
-        sandbox::Log::line(&log, id, Stream::Fault, why);
+        log.line(id, Stream::Fault, why);
         Page { status, said, help: "Try again in a moment." }.answer(id)
     };
     let place = match code.turnstile.enter(code.timeout).await {
@@ -131,11 +130,14 @@ pub(crate) async fn answer(
             return unavailable(refuse(StatusCode::SERVICE_UNAVAILABLE, "This app is busy.", &why));
         }
     };
+    let Ok(share) = Arc::clone(&site.instances).try_acquire_owned() else {
+        let why = format!("{INSTANCES_PER_TENANT_MAX} requests run in the tenant's apps together, its share of the box: refused");
+        return unavailable(refuse(StatusCode::SERVICE_UNAVAILABLE, "This app is busy.", &why));
+    };
     let program = match program(core, site, code, component).await {
         Ok(program) => program,
         Err(why) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, "This app can't be started.", &why),
     };
-    let log: Arc<dyn sandbox::Log> = Arc::new(log);
     let cell = Cell {
         tenant: site.tenant,
         database: site.database.id,
@@ -147,17 +149,33 @@ pub(crate) async fn answer(
         memory: code.memory,
         cpu: code.cpu,
         timeout: code.timeout,
-        log,
+        log: Arc::clone(&log),
         store: Arc::clone(&core.buckets) as Arc<dyn sandbox::KeyValue>,
-        permit: Some(Box::new(place)),
+        permit: Some(Box::new((place, share))),
     };
     let limit = usize::try_from(REQUEST_BODY_BYTES_MAX).unwrap_or(usize::MAX);
-    let request = request.map(|body| Limited::new(body, limit).map_err(body_error).boxed_unsync());
+    let head_only = *request.method() == Method::HEAD;
+    let shares_its_domain = request.uri().host().is_some_and(|host| core.cloud.is_own(host));
+    let (parts, body) = request.into_parts();
+    let body = body.take().map(|body| Limited::new(body, limit).map_err(body_error).boxed_unsync());
+    let request = Request::from_parts(parts, body.unwrap_or_default());
     match core.cloud.sandbox.handle(&program, cell, request).await {
         Ok(answer) => {
             let (mut parts, body) = answer.into_parts();
+            if parts.status.is_informational() {
+                let why = format!("it answered with status {}, which only announces an answer: refused", parts.status.as_u16());
+                return refuse(StatusCode::BAD_GATEWAY, "This app failed.", &why);
+            }
             strip_hop_by_hop(&mut parts.headers);
-            Response::from_parts(parts, Body::Guest(body))
+            if shares_its_domain {
+                keep_cookies_at_home(&mut parts.headers);
+            }
+            if parts.status == StatusCode::NO_CONTENT {
+                parts.headers.remove(header::CONTENT_LENGTH);
+            }
+            // Whatever the app writes: over HTTP/2 a body here would be a violation of the protocol.
+            let no_body = head_only || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+            Response::from_parts(parts, if no_body { Body::empty() } else { Body::Guest(body) })
         }
         Err(fault) => failed(&fault, id),
     }
@@ -221,9 +239,49 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     headers.remove("proxy-connection");
 }
 
+/// Within the cloud's own domain a cookie stays at the host that set it. With `Domain` an app could put one into
+/// every other tenant's app, and none of them could tell. Scripts in a page still can, until browsers
+/// know the domain for a public suffix.
+fn keep_cookies_at_home(headers: &mut HeaderMap) {
+    let is_domain = |attribute: &[u8]| {
+        let name = attribute.split(|byte| *byte == b'=').next().unwrap_or_default();
+        name.trim_ascii().eq_ignore_ascii_case(b"domain")
+    };
+    let kept = |cookie: &HeaderValue| {
+        let mut parts = cookie.as_bytes().split(|byte| *byte == b';');
+        let first = parts.next().unwrap_or_default();
+        let kept = [first].into_iter().chain(parts.filter(|part| !is_domain(part))).collect::<Vec<_>>().join(&b';');
+        HeaderValue::from_bytes(&kept).ok()
+    };
+    let cookies: Vec<HeaderValue> = headers.get_all(header::SET_COOKIE).iter().filter_map(kept).collect();
+    headers.remove(header::SET_COOKIE);
+    for cookie in cookies {
+        headers.append(header::SET_COOKIE, cookie);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cookie_stays_at_the_host_that_set_it() {
+        for (set, wanted) in [
+            ("a=1; Path=/; Domain=localhost; Secure", "a=1; Path=/; Secure"),
+            ("a=1;domain=.acme.localhost", "a=1"),
+            ("a=1; \tDOMAIN =x; Domain=y;Domain", "a=1"),
+            ("Domain=kept; Path=/domain", "Domain=kept; Path=/domain"),
+            ("a=\"; Domain=x\"", "a=\""),
+            ("a=1; Subdomain=x; SameSite=Lax", "a=1; Subdomain=x; SameSite=Lax"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(header::SET_COOKIE, HeaderValue::from_static("first=1"));
+            headers.append(header::SET_COOKIE, HeaderValue::from_static(set));
+            keep_cookies_at_home(&mut headers);
+            let held: Vec<_> = headers.get_all(header::SET_COOKIE).iter().collect();
+            assert_eq!(held, ["first=1", wanted], "{set}");
+        }
+    }
 
     #[tokio::test]
     async fn a_turnstile_lets_so_many_in_and_so_many_wait() {

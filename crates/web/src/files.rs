@@ -16,6 +16,9 @@ use crate::router::Site;
 
 const CACHE_DEFAULT: HeaderValue = HeaderValue::from_static("public, max-age=0, must-revalidate");
 
+/// On a private stage: a cache on the way would show to everybody what the gate shows to members.
+const CACHE_PRIVATE: HeaderValue = HeaderValue::from_static("private, no-cache");
+
 /// What a path means in a folder.
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning {
@@ -78,7 +81,7 @@ fn meaning(files: &HashMap<String, api::File>, folder: &StaticFolder, below: &st
     let has = |path: &str| files.contains_key(path);
     let raw = below.trim_start_matches('/');
     if folder.clean_urls {
-        if path == "index.html" || path.ends_with("/index.html") {
+        if has(path) && (path == "index.html" || path.ends_with("/index.html")) {
             return Meaning::Elsewhere(format!("/{}", raw.trim_end_matches("index.html")));
         }
         if let Some(stem) = path.strip_suffix(".html").filter(|_| has(path)) {
@@ -122,7 +125,7 @@ async fn send(core: &Rc<Core>, asked: &Asked<'_>, path: &str, status: StatusCode
     let mut answer = Response::new(Body::empty());
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, content_type(path));
-    headers.insert(header::CACHE_CONTROL, cache(asked.folder));
+    headers.insert(header::CACHE_CONTROL, if asked.site.public { cache(asked.folder) } else { CACHE_PRIVATE });
     headers.insert(header::ETAG, etag.clone());
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if status == StatusCode::OK {

@@ -8,9 +8,13 @@ use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
-use base::limits::URL_BYTES_MAX;
+use base::limits::{REFUSED_BODY_BYTES_MAX, REFUSED_BODY_TIME_MAX, URL_BYTES_MAX};
 use base::{Timestamp, chain};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use bytes::Bytes;
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use state::manifest::Throttle;
 
@@ -31,6 +35,9 @@ pub(crate) struct Core {
     /// Requests so far, over a random start: the next request's id.
     requests: Cell<u64>,
 }
+
+/// A request's body, for whoever wants it to take.
+pub(crate) type Unread<'a> = &'a mut Option<Incoming>;
 
 /// Where a connection came from, and how.
 #[derive(Clone, Debug)]
@@ -69,13 +76,33 @@ impl Core {
 /// Answers one request. It never fails: what goes wrong is an answer too.
 pub(crate) async fn serve(core: Rc<Core>, peer: Peer, request: Request<Incoming>) -> Served {
     let id = core.request_id();
-    let mut answer = route(&core, &peer, request, &id).await;
+    let (parts, body) = request.into_parts();
+    let mut unread = Some(body);
+    let mut answer = route(&core, &peer, Request::from_parts(parts, &mut unread), &id).await;
+    if let Some(body) = unread.filter(|body| !body.is_end_stream()) {
+        discard(body).await;
+    }
     let id = HeaderValue::from_str(&id).expect("hexadecimal digits");
     answer.headers_mut().insert("x-request-id", id);
     Ok(answer)
 }
 
-async fn route(core: &Rc<Core>, peer: &Peer, request: Request<Incoming>, id: &Arc<str>) -> Response<Body> {
+/// Takes a body that nobody wants off the wire, while it is small: a client that still sends may miss its answer.
+async fn discard(mut body: Incoming) {
+    let read = async {
+        let mut left = REFUSED_BODY_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                Some(less) => left = less,
+                None => break,
+            }
+        }
+    };
+    // Late or broken, it is answered all the same.
+    let _ = tokio::time::timeout(REFUSED_BODY_TIME_MAX, read).await;
+}
+
+async fn route(core: &Rc<Core>, peer: &Peer, request: Request<Unread<'_>>, id: &Arc<str>) -> Response<Body> {
     if core.cloud.is_draining() {
         return draining(request.version(), id);
     }
@@ -84,10 +111,11 @@ async fn route(core: &Rc<Core>, peer: &Peer, request: Request<Incoming>, id: &Ar
         let help = format!("It has {url_bytes} bytes, and {URL_BYTES_MAX} are the most.");
         return Page { status: StatusCode::URI_TOO_LONG, said: "The address is too long.", help: &help }.answer(id);
     }
-    let Some(host) = host(&request) else {
-        let help = "Send a Host header with the name of the site.";
-        return Page { status: StatusCode::BAD_REQUEST, said: "The request names no host.", help }.answer(id);
+    let Some(authority) = authority(&request) else {
+        let help = "Send one Host header with the name of the site, and no other one in its place.";
+        return Page { status: StatusCode::BAD_REQUEST, said: "The request names no host, or two.", help }.answer(id);
     };
+    let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
     if let Scheme::Tls { name: Some(name) } = &peer.scheme
         && **name != *host
     {
@@ -99,18 +127,27 @@ async fn route(core: &Rc<Core>, peer: &Peer, request: Request<Incoming>, id: &Ar
         return to_tls(core, &host, &request, id);
     }
     if is_api(core, peer, &host) {
-        return manage::serve(core, peer, request, id).await;
+        return manage::serve(core, request, id).await;
+    }
+    if *request.method() == Method::CONNECT {
+        // A 2xx to it would turn the connection into a tunnel, with nothing at its other end.
+        let page = Page { status: StatusCode::NOT_IMPLEMENTED, said: "This is no proxy.", help: "Send a request to a site." };
+        return page.answer(id);
     }
     let router = core.router();
     let Some(site) = router.site(&host) else {
         let said = format!("No app answers at {host}.");
         return Page { status: StatusCode::NOT_FOUND, said: &said, help: "Check the address." }.answer(id);
     };
+    // What opens a private stage must not cross a network in the clear.
+    if peer.scheme == Scheme::Plain && !site.public {
+        return to_tls(core, &host, &request, id);
+    }
     let now: Timestamp = SystemTime::now().into();
     if let Err(answer) = gate::check(site, &core.cloud.record(), now, &request, id) {
         return *answer;
     }
-    site_answer(core, peer, site, request, id).await
+    site_answer(core, peer, site, &authority, request, id).await
 }
 
 /// The API speaks over TLS only: a token must not cross a network in the clear, even where apps may be served so.
@@ -123,7 +160,8 @@ async fn site_answer(
     core: &Rc<Core>,
     peer: &Peer,
     site: &Arc<Site>,
-    mut request: Request<Incoming>,
+    authority: &Authority,
+    mut request: Request<Unread<'_>>,
     id: &Arc<str>,
 ) -> Response<Body> {
     let Some(route) = site.route(request.uri().path()) else {
@@ -162,7 +200,7 @@ async fn site_answer(
             let Some(component) = assets.components.get(&code.name) else {
                 return unreadable(site, "a component is missing", id);
             };
-            forwarded(peer, &mut request, id);
+            forwarded(peer, authority, &mut request, id);
             code::answer(core, site, code, *component, request, id).await
         }
     }
@@ -203,17 +241,23 @@ fn draining(version: http::Version, id: &str) -> Response<Body> {
     answer
 }
 
-/// The host that is asked for, in lower case and without its port.
-fn host(request: &Request<Incoming>) -> Option<String> {
-    let authority = match request.uri().authority() {
-        Some(authority) => authority.as_str(),
-        None => request.headers().get(header::HOST)?.to_str().ok()?,
+/// The host and port that are asked for: one, however it is said (RFC 9112, 3.2; RFC 9113, 8.3.1), and without a user.
+fn authority<B>(request: &Request<B>) -> Option<Authority> {
+    let mut fields = request.headers().get_all(header::HOST).iter();
+    let field = match (fields.next(), fields.next()) {
+        (_, Some(_)) => return None,
+        (None, None) => None,
+        (Some(field), None) => Some(field.to_str().ok()?.parse::<Authority>().ok()?),
     };
-    let authority: http::uri::Authority = authority.parse().ok()?;
-    Some(authority.host().trim_end_matches('.').to_ascii_lowercase())
+    let authority = match (request.uri().authority().cloned(), field) {
+        // HTTP/1.1 has the target win. Two that disagree are somebody's attempt to be two visitors at once.
+        (Some(target), Some(field)) => target.host().eq_ignore_ascii_case(field.host()).then_some(target)?,
+        (target, field) => target.or(field)?,
+    };
+    (!authority.as_str().contains('@')).then_some(authority)
 }
 
-fn to_tls(core: &Core, host: &str, request: &Request<Incoming>, id: &str) -> Response<Body> {
+fn to_tls<B>(core: &Core, host: &str, request: &Request<B>, id: &str) -> Response<Body> {
     let port = match core.cloud.settings.tls.port() {
         443 => String::new(),
         port => format!(":{port}"),
@@ -224,25 +268,76 @@ fn to_tls(core: &Core, host: &str, request: &Request<Incoming>, id: &str) -> Res
     })
 }
 
+/// Fields that tell an app how the visitor came, with `-` for `_`: WSGI and CGI make one of the two.
+fn tells_of_the_road(name: &str) -> bool {
+    let name = name.replace('_', "-");
+    name.starts_with("x-forwarded-") || matches!(name.as_str(), "forwarded" | "x-real-ip" | "x-request-id")
+}
+
 /// Tells the app who asked and how. What a visitor wrote there itself is not believed.
-fn forwarded(peer: &Peer, request: &mut Request<Incoming>, id: &str) {
+fn forwarded<B>(peer: &Peer, authority: &Authority, request: &mut Request<B>, id: &str) {
     let scheme = if peer.scheme == Scheme::Plain { "http" } else { "https" };
     let headers: &mut HeaderMap = request.headers_mut();
-    for name in ["forwarded", "x-forwarded-host", "x-real-ip"] {
+    let believed_of_nobody: Vec<_> = headers.keys().filter(|name| tells_of_the_road(name.as_str())).cloned().collect();
+    for name in believed_of_nobody {
         headers.remove(name);
     }
     let client = peer.address.ip().to_canonical().to_string();
     headers.insert("x-forwarded-for", HeaderValue::try_from(client).expect("an address is ASCII"));
     headers.insert("x-forwarded-proto", HeaderValue::from_static(scheme));
     headers.insert("x-request-id", HeaderValue::from_str(id).expect("hexadecimal digits"));
-    // HTTP/1.1 requests carry only a path; a component is told the whole address.
-    if request.uri().scheme().is_none()
-        && let Some(authority) = request.headers().get(header::HOST).and_then(|host| host.to_str().ok())
-    {
-        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-        let whole = http::Uri::builder().scheme(scheme).authority(authority).path_and_query(path).build();
-        if let Ok(whole) = whole {
-            *request.uri_mut() = whole;
+    // HTTP/1.1 requests mostly carry only a path, and any may claim a scheme; a component is told the address as it was.
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let whole = http::Uri::builder().scheme(scheme).authority(authority.clone()).path_and_query(path).build();
+    if let Ok(whole) = whole {
+        *request.uri_mut() = whole;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(target: &str, hosts: &[&'static str]) -> Request<()> {
+        let mut request = Request::builder().uri(target).body(()).expect("a request");
+        for host in hosts {
+            request.headers_mut().append(header::HOST, HeaderValue::from_static(host));
         }
+        request
+    }
+
+    #[test]
+    fn a_request_is_for_one_host() {
+        for (target, hosts, wanted) in [
+            ("/", &["a.example:81"][..], Some("a.example:81")),
+            ("https://a.example/", &[], Some("a.example")),
+            ("https://a.example/", &["A.example"], Some("a.example")),
+            ("https://a.example:443/", &["a.example"], Some("a.example:443")),
+            ("https://a.example/", &["b.example"], None),
+            ("/", &["a.example", "a.example"], None),
+            ("/", &["a.example", "b.example"], None),
+            ("/", &["b.example@a.example"], None),
+            ("/", &["a b"], None),
+            ("/", &[], None),
+        ] {
+            let found = authority(&request(target, hosts));
+            assert_eq!(found.as_ref().map(Authority::as_str), wanted, "{target} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn a_visitor_s_word_on_its_road_is_not_believed() {
+        let mut request = request("http://a.example/x?y", &[]);
+        for name in ["forwarded", "x-forwarded-for", "x-forwarded-for", "x-forwarded-port", "x_forwarded_for", "X-Real-IP", "x_request_id"] {
+            request.headers_mut().append(header::HeaderName::try_from(name).expect("a name"), HeaderValue::from_static("spoofed"));
+        }
+        let address = SocketAddr::from(([192, 0, 2, 1], 1));
+        let peer = Peer { address, scheme: Scheme::Tls { name: None } };
+        let to = authority(&request).expect("it names one");
+        forwarded(&peer, &to, &mut request, "7");
+        assert_eq!(request.uri(), "https://a.example/x?y");
+        assert_eq!(request.headers()["x-forwarded-for"], "192.0.2.1");
+        assert!(request.headers().values().all(|value| value != "spoofed"), "{:?}", request.headers());
+        assert_eq!(request.headers().len(), 3);
     }
 }

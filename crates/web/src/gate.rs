@@ -6,10 +6,10 @@
 use auth::{Pass, Wants, identify, may};
 use base::Timestamp;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use state::{Grant, Record};
 
 use crate::answer::{Body, Page, redirect};
+use crate::front::Unread;
 use crate::router::Site;
 
 /// The query parameter of a share link, and the cookie that it becomes.
@@ -20,13 +20,13 @@ pub(crate) fn check(
     site: &Site,
     record: &Record,
     now: Timestamp,
-    request: &Request<Incoming>,
+    request: &Request<Unread<'_>>,
     id: &str,
 ) -> Result<(), Box<Response<Body>>> {
     if site.public {
         return Ok(());
     }
-    let verify = |pass: &str| Pass::verify(&site.key, site.app, site.stage.as_str(), now, pass);
+    let verify = |pass: &str| Pass::verify(&site.key, site.database.id, now, pass);
     if let Some((pass, rest)) = request.uri().query().and_then(take_pass) {
         let answer = match verify(pass) {
             Ok(expires) => enter(request.uri().path(), &rest, pass, expires.since(now).as_secs()),
@@ -92,20 +92,33 @@ fn pass_of(cookie: &str) -> Option<&str> {
     cookie.strip_prefix("__Host-")?.strip_prefix(PASS)?.strip_prefix('=')
 }
 
-/// Takes the cloud's own tokens and passes off a request that goes to an app.
+/// Takes the cloud's own tokens and passes off a request that goes to an app: all of them, wherever they stand.
 pub(crate) fn strip(headers: &mut HeaderMap) {
-    if bearer(headers).is_some_and(|token| token.starts_with("firm_")) {
-        headers.remove(header::AUTHORIZATION);
-    }
-    if cookies(headers).any(|cookie| pass_of(cookie.trim()).is_some()) {
-        let others: Vec<&str> = cookies(headers).map(str::trim).filter(|cookie| pass_of(cookie).is_none()).collect();
-        let others = HeaderValue::try_from(others.join("; "));
-        headers.remove(header::COOKIE);
-        if let Ok(others) = others
-            && !others.is_empty()
-        {
-            headers.insert(header::COOKIE, others);
+    retain(headers, &header::AUTHORIZATION, |value| {
+        // Even what the gate couldn't read as a token.
+        let token = |part: &[u8]| part.get(..5).is_some_and(|start| start == b"firm_");
+        (!value.as_bytes().split(|byte| matches!(byte, b' ' | b'\t' | b',')).any(token)).then(|| value.clone())
+    });
+    retain(headers, &header::COOKIE, |value| {
+        let is_pass = |cookie: &[u8]| {
+            let name = cookie.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+            name.strip_prefix(b"__Host-").is_some_and(|name| name == PASS.as_bytes())
+        };
+        let cookies = value.as_bytes().split(|byte| *byte == b';');
+        if !cookies.clone().any(is_pass) {
+            return Some(value.clone());
         }
+        let others: Vec<&[u8]> = cookies.filter(|cookie| !is_pass(cookie)).map(<[u8]>::trim_ascii).collect();
+        HeaderValue::from_bytes(&others.join(&b"; "[..])).ok().filter(|value| !value.is_empty())
+    });
+}
+
+/// Replaces each field of that name by what `kept` makes of it.
+fn retain(headers: &mut HeaderMap, name: &header::HeaderName, kept: impl Fn(&HeaderValue) -> Option<HeaderValue>) {
+    let values: Vec<HeaderValue> = headers.get_all(name).iter().filter_map(kept).collect();
+    headers.remove(name);
+    for value in values {
+        headers.append(name, value);
     }
 }
 
@@ -128,6 +141,17 @@ mod tests {
         let mut pass_only = headers(&[(header::COOKIE, "__Host-firm-pass=secret")]);
         strip(&mut pass_only);
         assert!(pass_only.is_empty());
+        let mut hidden = headers(&[
+            (header::AUTHORIZATION, "Basic eA=="),
+            (header::AUTHORIZATION, "Bearer  firm_0707070707070707_abc"),
+            (header::COOKIE, "a=1"),
+            (header::COOKIE, "__Host-firm-pass =secret;b=2"),
+        ]);
+        hidden.append(header::COOKIE, HeaderValue::from_bytes(b"c=\xfc; __Host-firm-pass=secret").expect("a value"));
+        strip(&mut hidden);
+        let mut wanted = headers(&[(header::AUTHORIZATION, "Basic eA=="), (header::COOKIE, "a=1"), (header::COOKIE, "b=2")]);
+        wanted.append(header::COOKIE, HeaderValue::from_bytes(b"c=\xfc").expect("a value"));
+        assert_eq!(hidden, wanted);
     }
 
     #[test]

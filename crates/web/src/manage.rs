@@ -4,23 +4,29 @@
 //! A change runs detached from the connection that asked for it: a client that goes away half-way leaves it done,
 //! not half done.
 
+#![expect(clippy::result_large_err, reason = "a refusal is made once a request, and moved a few times")]
+
 mod apps;
 mod config;
 mod logs;
+mod places;
 mod push;
 mod refusal;
 mod tenants;
 
 use std::rc::Rc;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
-use api::{Found, Needs, Operation};
+use api::{Endpoint, Found, Needs, Operation};
 use auth::{Caller, Wants, identify, may};
-use base::limits::{API_BODY_BYTES_MAX, CHUNK_BYTES_MAX};
+use base::limits::{
+    API_BODY_BYTES_MAX, API_BODY_TIME_MAX, CHUNK_BYTES_MAX,
+};
 use base::{Name, TenantId, Timestamp};
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Limited};
@@ -32,9 +38,10 @@ use state::{App, Applied, Command, Stage, Tenant};
 
 use crate::answer::Body;
 use crate::cloud::Cloud;
-use crate::front::{Core, Peer};
+use crate::front::{Core, Unread};
 use crate::gate;
 
+pub(crate) use places::Places;
 use refusal::Refusal;
 
 /// One call, authorised.
@@ -51,7 +58,7 @@ pub(crate) struct Call {
 type Answer = Result<Response<Body>, Refusal>;
 
 /// Answers a request to the API.
-pub(crate) async fn serve(core: &Rc<Core>, _peer: &Peer, request: Request<Incoming>, id: &Arc<str>) -> Response<Body> {
+pub(crate) async fn serve(core: &Rc<Core>, request: Request<Unread<'_>>, id: &Arc<str>) -> Response<Body> {
     let only_head = request.method() == Method::HEAD;
     let answer = match called(core, request).await {
         Ok(answer) => answer,
@@ -69,8 +76,31 @@ fn head(mut answer: Response<Body>) -> Response<Body> {
     answer
 }
 
-async fn called(core: &Rc<Core>, request: Request<Incoming>) -> Answer {
+async fn called(core: &Rc<Core>, request: Request<Unread<'_>>) -> Answer {
     let (parts, body) = request.into_parts();
+    let (endpoint, mut call) = admitted(core, &parts)?;
+    let tenant = call.caller.as_ref().and_then(|caller| caller.token().tenant);
+    let _place = call.cloud.api_places.take(tenant).ok_or_else(Refusal::busy)?;
+    // Only who may call gets their body kept.
+    let max = match endpoint.request {
+        api::Body::None => None,
+        api::Body::Bytes => Some(CHUNK_BYTES_MAX),
+        _ => Some(API_BODY_BYTES_MAX),
+    };
+    if let Some(max) = max
+        && let Some(body) = body.take()
+    {
+        call.body = collect(body, max).await?;
+    }
+    let mut answer = dispatch(endpoint.operation, call).await?;
+    if endpoint.creates {
+        *answer.status_mut() = StatusCode::CREATED;
+    }
+    Ok(answer)
+}
+
+/// What is called, by whom, if they may: all that is known before the body.
+fn admitted(core: &Rc<Core>, parts: &Parts) -> Result<(&'static Endpoint, Call), Refusal> {
     let (endpoint, values) = match api::find(parts.method.as_str(), parts.uri.path()) {
         Found::Endpoint(endpoint, values) => (endpoint, values),
         Found::Methods(methods) => return Err(Refusal::method(&methods)),
@@ -93,24 +123,15 @@ async fn called(core: &Rc<Core>, request: Request<Incoming>) -> Answer {
     if parts.headers.contains_key(header::CONTENT_ENCODING) {
         return Err(Refusal::encoded());
     }
-    // Only who may call gets their body read.
-    call.body = match endpoint.request {
-        api::Body::None => Bytes::new(),
-        api::Body::Bytes => collect(body, CHUNK_BYTES_MAX).await?,
-        _ => collect(body, API_BODY_BYTES_MAX).await?,
-    };
-    let mut answer = dispatch(endpoint.operation, call).await?;
-    if endpoint.creates {
-        *answer.status_mut() = StatusCode::CREATED;
-    }
-    Ok(answer)
+    Ok((endpoint, call))
 }
 
 async fn collect(body: Incoming, max: usize) -> Result<Bytes, Refusal> {
-    match Limited::new(body, max).collect().await {
-        Ok(whole) => Ok(whole.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Refusal::too_large(max)),
-        Err(_) => Err(Refusal::broken_off()),
+    match tokio::time::timeout(API_BODY_TIME_MAX, Limited::new(body, max).collect()).await {
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(Refusal::too_large(max)),
+        Ok(Err(_)) => Err(Refusal::broken_off()),
+        Err(_) => Err(Refusal::too_slow()),
     }
 }
 
@@ -118,7 +139,7 @@ async fn collect(body: Incoming, max: usize) -> Result<Bytes, Refusal> {
 async fn dispatch(operation: Operation, call: Call) -> Answer {
     match operation {
         Operation::HealthRead => tenants::health_read(&call),
-        Operation::OpenapiRead => json(&api::openapi(env!("CARGO_PKG_VERSION"))),
+        Operation::OpenapiRead => Ok(openapi()),
         Operation::StatusRead => tenants::status_read(&call),
         Operation::WhoamiRead => tenants::whoami_read(&call),
         Operation::TenantList => tenants::tenant_list(&call),
@@ -199,7 +220,12 @@ impl Call {
         self.query.iter().find(|(held, _)| held == name).map(|(_, value)| value.as_str())
     }
 
+    /// The body, which is an object for every endpoint. serde would read a struct from an array as well, where
+    /// `[null, null]` is a promotion.
     fn json<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+        if self.body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+            return Err(Refusal::bad("wrong_body", "the body is not a JSON object").help("GET /v1/openapi.json describes it"));
+        }
         serde_json::from_slice(&self.body).map_err(|error| Refusal::body(&error))
     }
 
@@ -245,6 +271,17 @@ fn json(value: &impl Serialize) -> Answer {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(answer)
+}
+
+/// The description, which anybody may ask for, and which takes milliseconds to make: made once.
+fn openapi() -> Response<Body> {
+    static TEXT: LazyLock<Bytes> = LazyLock::new(|| {
+        let text = api::openapi(env!("CARGO_PKG_VERSION"));
+        serde_json::to_vec(&text).expect("a description is plain data").into()
+    });
+    let mut answer = Response::new(Body::from(TEXT.clone()));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    answer
 }
 
 fn done() -> Answer {

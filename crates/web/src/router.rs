@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use auth::Key;
 use base::limits::{
-    APP_CONCURRENCY_DEFAULT, INSTANCE_MEMORY_DEFAULT, REQUEST_CPU_DEFAULT, REQUEST_TIME_DEFAULT,
+    APP_CONCURRENCY_DEFAULT, INSTANCE_MEMORY_DEFAULT, INSTANCES_PER_TENANT_MAX, REQUEST_CPU_DEFAULT, REQUEST_TIME_DEFAULT,
 };
 use base::{AppId, Digest, Name, ReleaseNo, TenantId, chain};
 use persist::Database;
 use rustls::sign::CertifiedKey;
 use state::manifest::{Component, StaticFolder, Target, Throttle};
 use state::{App, Manifest, Record, Release, Stage, Tenant};
+use tokio::sync::Semaphore;
 
 use crate::code::Turnstile;
 use crate::tls;
@@ -47,6 +48,8 @@ pub(crate) struct Site {
     pub outbound: Arc<sandbox::Outbound>,
     /// What signs and checks passes of a private stage.
     pub key: Key,
+    /// The tenant's share of the box's instances.
+    pub instances: Arc<Semaphore>,
 }
 
 /// A prefix and what answers it.
@@ -72,8 +75,11 @@ pub(crate) struct Code {
 }
 
 impl Site {
-    /// The route of a path. Prefixes are matched by whole segments.
+    /// The route of a path. Prefixes are matched by whole segments, and one is the cloud's own: no app answers there.
     pub(crate) fn route(&self, path: &str) -> Option<&SiteRoute> {
+        if within("/.firm", path) {
+            return None;
+        }
         self.routes.iter().find(|route| within(&route.prefix, path))
     }
 }
@@ -97,11 +103,13 @@ pub(crate) struct Builder {
     domain: String,
     key: Key,
     turnstiles: Mutex<HashMap<(AppId, Name, Name), Arc<Turnstile>>>,
+    /// Each tenant's share of the box's instances.
+    shares: Mutex<HashMap<TenantId, Arc<Semaphore>>>,
 }
 
 impl Builder {
     pub(crate) fn new(domain: String, key: Key) -> Self {
-        Self { domain, key, turnstiles: Mutex::default() }
+        Self { domain, key, turnstiles: Mutex::default(), shares: Mutex::default() }
     }
 
     /// All of the record.
@@ -196,7 +204,13 @@ impl Builder {
             outbound: Arc::new(sandbox::Outbound::new(hosts.collect())),
             env: env.into(),
             key: key.clone(),
+            instances: self.share(tenant.id),
         }
+    }
+
+    fn share(&self, tenant: TenantId) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(shares.entry(tenant).or_insert_with(|| Arc::new(Semaphore::new(INSTANCES_PER_TENANT_MAX))))
     }
 
     fn routes(&self, app: &App, stage: &Stage, manifest: &Manifest) -> Vec<SiteRoute> {
@@ -236,11 +250,14 @@ impl Builder {
         }
     }
 
-    /// Forgets turnstiles of apps that are gone.
+    /// Forgets turnstiles of apps that are gone, and shares of tenants.
     pub(crate) fn forget(&self, record: &Record) {
         let held: BTreeSet<AppId> = record.tenants().flat_map(|tenant| tenant.apps.values().map(|app| app.id)).collect();
         let mut turnstiles = self.turnstiles.lock().unwrap_or_else(PoisonError::into_inner);
         turnstiles.retain(|(app, _, _), _| held.contains(app));
+        drop(turnstiles);
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.retain(|tenant, _| record.tenant(*tenant).is_some());
     }
 
     fn certify(&self, router: &mut Router, record: &Record) {

@@ -216,7 +216,8 @@ pub(crate) fn server_config(authority: Arc<Authority>, router: Arc<ArcSwap<Route
         .map_err(TlsError::Use)?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(BySni { authority, router }));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // A client that speaks HTTP/1.0 alone says so, and would be turned away if nobody else did.
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec(), b"http/1.0".to_vec()];
     Ok(Arc::new(config))
 }
 

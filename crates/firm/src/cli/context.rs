@@ -16,10 +16,12 @@ use super::failure::{Failure, Outcome};
 use super::out::Tone;
 use super::secret::piped;
 use super::session::{choose, host_of};
-use super::table::Table;
+use super::table::{Table, or_dash};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  firm context\n  firm context use local\n  firm context add work --address api.cloud.example:8443 --authority ca.pem")]
+#[command(
+    after_help = "Examples:\n  firm context\n  firm context use local\n  firm context add work --address api.cloud.example:8443 --authority ca.pem"
+)]
 pub(super) struct Args {
     #[command(subcommand)]
     action: Option<Action>,
@@ -41,7 +43,9 @@ enum Action {
     #[command(after_help = "Examples:\n  firm context show\n  firm context show --context work --json")]
     Show,
     /// Add a cloud, or write it anew; the token is asked for, or read from `FIRM_TOKEN`
-    #[command(after_help = "Examples:\n  firm context add work --address api.cloud.example:8443 --authority ca.pem\n  firm context add work --address 10.0.0.7:8443 --host api.cloud.example --authority ca.pem --tenant acme --stdin < token\n\nThe cloud is asked whose token it is before anything is kept.")]
+    #[command(
+        after_help = "Examples:\n  firm context add work --address api.cloud.example:8443 --authority ca.pem\n  firm context add work --address 10.0.0.7:8443 --host api.cloud.example --authority ca.pem --tenant acme --stdin < token\n\nThe cloud is asked whose token it is before anything is kept."
+    )]
     Add {
         /// What to call it
         #[arg(value_name = "CONTEXT")]
@@ -80,7 +84,8 @@ struct Shown<'a> {
     context: Option<&'a Name>,
     address: &'a str,
     host: &'a str,
-    tenant: &'a Name,
+    /// None where only the token tells.
+    tenant: Option<&'a Name>,
     current: bool,
 }
 
@@ -117,14 +122,17 @@ fn done(cx: &Cx, name: &Name, what: &str) -> Outcome {
         done: bool,
         context: &'a Name,
     }
-    cx.out.answer(&Answer { done: true, context: name }, |out| out.line(&format!("{} context {name} {what}", out.paint(Tone::Good, "✓"))))
+    cx.out.answer(&Answer { done: true, context: name }, |out| {
+        out.line(&format!("{} context {name} {what}", out.paint(Tone::Good, "✓")))
+    })
 }
 
 fn known(contexts: &Contexts, name: &Name) -> Outcome {
     if contexts.contexts.contains_key(name) {
         return Ok(());
     }
-    Err(Failure::new(Exit::NotFound, format!("there is no context `{name}`")).help("see what there is with: firm context list"))
+    Err(Failure::new(Exit::NotFound, format!("there is no context `{name}`"))
+        .help("see what there is with: firm context list"))
 }
 
 fn list(cx: &Cx, contexts: &Contexts) -> Outcome {
@@ -135,7 +143,7 @@ fn list(cx: &Cx, contexts: &Contexts) -> Outcome {
             context: Some(name),
             address: &context.address,
             host: &context.host,
-            tenant: &context.tenant,
+            tenant: Some(&context.tenant),
             current: contexts.current.as_ref() == Some(name),
         })
         .collect();
@@ -144,7 +152,7 @@ fn list(cx: &Cx, contexts: &Contexts) -> Outcome {
         for context in &shown {
             let name = context.context.map(ToString::to_string).unwrap_or_default();
             let mark = if context.current { "*" } else { "" };
-            table.row([mark.to_owned(), name, context.address.to_owned(), context.tenant.to_string()]);
+            table.row([mark.to_owned(), name, context.address.to_owned(), or_dash(context.tenant)]);
         }
         table.show(out, "There is no context yet. Start a cloud on this machine: firm up")
     })
@@ -156,7 +164,7 @@ fn show(cx: &Cx, contexts: &Contexts) -> Outcome {
         context: chosen.name.as_ref(),
         address: &chosen.context.address,
         host: &chosen.context.host,
-        tenant: &chosen.context.tenant,
+        tenant: chosen.tenant.as_ref(),
         current: chosen.name.is_some() && chosen.name == contexts.current,
     };
     cx.out.answer(&shown, |out| {
@@ -164,7 +172,7 @@ fn show(cx: &Cx, contexts: &Contexts) -> Outcome {
         out.line(&format!("context  {name}"))?;
         out.line(&format!("address  {}", shown.address))?;
         out.line(&format!("host     {}", shown.host))?;
-        out.line(&format!("tenant   {}", shown.tenant))
+        out.line(&format!("tenant   {}", shown.tenant.map_or("(the token's)", Name::as_str)))
     })
 }
 
@@ -180,12 +188,16 @@ async fn made(cx: &Cx, address: String, host: Option<String>, authority: &PathBu
     let host = host.unwrap_or_else(|| host_of(&address).to_owned());
     let tenant = cx.global.tenant.clone();
     let placeholder = || "default".parse().expect("it is a name");
-    let mut context = Context { address, host, authority: pem, token, tenant: tenant.clone().unwrap_or_else(placeholder) };
+    let mut context =
+        Context { address, host, authority: pem, token, tenant: tenant.clone().unwrap_or_else(placeholder) };
     let asking = async { Client::connect(context.clone()).await?.get::<Whoami>("/v1/whoami").await };
-    let late = |_| Failure::new(Exit::Unreachable, format!("no cloud answers at {}", context.address)).help("check the address");
+    let late = |_| {
+        Failure::new(Exit::Unreachable, format!("no cloud answers at {}", context.address)).help("check the address")
+    };
     let me = tokio::time::timeout(CLIENT_CONNECT_TIME_MAX, asking).await.map_err(late)??;
     context.tenant = tenant.or(me.tenant).ok_or_else(|| {
-        Failure::usage("this is an operator's token, which belongs to no tenant").help("say which tenant commands are about: --tenant NAME")
+        Failure::usage("this is an operator's token, which belongs to no tenant")
+            .help("say which tenant commands are about: --tenant NAME")
     })?;
     Ok(context)
 }

@@ -29,7 +29,9 @@ pub struct Contexts {
 /// Why the contexts can't be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ContextsError {
-    #[error("there is no place for the contexts: neither XDG_CONFIG_HOME nor HOME is set\n  help: set one of them, or FIRM_ADDRESS, FIRM_TOKEN and FIRM_AUTHORITY")]
+    #[error(
+        "there is no place for the contexts: neither XDG_CONFIG_HOME nor HOME is set\n  help: set one of them, or FIRM_ADDRESS, FIRM_TOKEN and FIRM_AUTHORITY"
+    )]
     NoHome,
     #[error("`{}` can't be read", path.display())]
     Read { path: PathBuf, source: io::Error },

@@ -121,7 +121,8 @@ mod tests {
         let new = "app = \"shop\"\n[components.app]\nmemory = \"128MiB\"\n[[route]]\npath = \"/\"\ncomponent = \"app\"\n\
                    [[route]]\npath = \"/api\"\ncomponent = \"app\"\nlimit = { rate = \"10/s\" }\n\
                    [bindings]\nkv = [\"carts\", \"users\"]\n[env]\nGREETING = \"Hello\"\nNEW = \"a b\"\n";
-        let lines: Vec<_> = differences(&release(2, b"2", new), &release(1, b"1", old)).iter().map(Difference::line).collect();
+        let lines: Vec<_> =
+            differences(&release(2, b"2", new), &release(1, b"1", old)).iter().map(Difference::line).collect();
         expect![[r#"
             ~ content: 813e9b729141 → d63bd9a826af
             ~ source: rev2 → rev1

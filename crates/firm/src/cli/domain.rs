@@ -16,7 +16,9 @@ use super::table::Table;
 use super::{Cx, when};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  firm domain\n  firm domain add shop.example --chain chain.pem --key key.pem\n  firm domain remove shop.example")]
+#[command(
+    after_help = "Examples:\n  firm domain\n  firm domain add shop.example --chain chain.pem --key key.pem\n  firm domain remove shop.example"
+)]
 pub(super) struct Args {
     #[command(flatten)]
     about: AppArg,
@@ -30,7 +32,9 @@ enum Action {
     #[command(after_help = "Examples:\n  firm domain list --app shop")]
     List,
     /// Answer a domain with the app's live stage
-    #[command(after_help = "Examples:\n  firm domain add shop.example\n  firm domain add shop.example --chain chain.pem --key key.pem\n\nWithout a certificate of your own the cloud's authority signs one, which browsers don't know. To change a\ncertificate, add the domain again. The key is only sent to the cloud, which keeps it encrypted.")]
+    #[command(
+        after_help = "Examples:\n  firm domain add shop.example\n  firm domain add shop.example --chain chain.pem --key key.pem\n\nWithout a certificate of your own the cloud's authority signs one, which browsers don't know. To change a\ncertificate, add the domain again. The key is only sent to the cloud, which keeps it encrypted."
+    )]
     Add {
         /// The host name
         domain: Domain,
@@ -57,7 +61,8 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
     match args.action {
         None | Some(Action::List) => {
             let session = cx.session().await?;
-            let domains: Vec<DomainView> = session.get(&args.about.path(&session, "firm domain", "/domains").await?).await?;
+            let domains: Vec<DomainView> =
+                session.get(&args.about.path(&session, "firm domain", "/domains").await?).await?;
             cx.out.answer(&domains, |out| {
                 let now = when::now();
                 let mut table = Table::new(&["DOMAIN", "ADDED", "CERTIFICATE"]);
@@ -65,7 +70,10 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
                     let signed = if domain.certificate { "uploaded" } else { "by the cloud's authority" };
                     table.row([domain.domain.to_string(), when::ago(domain.at, now), signed.to_owned()]);
                 }
-                table.show(out, &format!("{app} has no domain of its own. Add one: firm domain add shop.example --app {app}"))
+                table.show(
+                    out,
+                    &format!("{app} has no domain of its own. Add one: firm domain add shop.example --app {app}"),
+                )
             })
         }
         Some(Action::Add { domain, chain, key }) => {

@@ -6,11 +6,11 @@ use api::{Env, EnvChange, EnvChanged};
 use clap::Subcommand;
 use http::Method;
 
+use super::Cx;
 use super::about::{AppArg, StageArg};
 use super::failure::{Failure, Outcome};
 use super::out::Tone;
 use super::table::Table;
-use super::Cx;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -87,7 +87,9 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
     cx.out.answer(&made, |out| {
         let done = out.paint(Tone::Good, "✓");
         match made.release {
-            Some(release) => out.line(&format!("{done} {app} runs {release} on {stage}: the same content with these variables")),
+            Some(release) => {
+                out.line(&format!("{done} {app} runs {release} on {stage}: the same content with these variables"))
+            }
             None => out.line(&format!("{done} kept for the first push to stage {stage} of {app}")),
         }
     })
@@ -97,7 +99,11 @@ fn list(cx: &Cx, env: &Env, empty: &str) -> Outcome {
     cx.out.answer(env, |out| {
         let mut table = Table::new(&["NAME", "VALUE", "FROM"]);
         let set = env.set.iter().map(|variable| (variable, "firm env"));
-        let written = env.manifest.iter().filter(|(name, _)| !env.set.contains_key(*name)).map(|variable| (variable, "firm.toml"));
+        let written = env
+            .manifest
+            .iter()
+            .filter(|(name, _)| !env.set.contains_key(*name))
+            .map(|variable| (variable, "firm.toml"));
         let all: BTreeMap<_, _> = set.chain(written).map(|((name, value), from)| (name, (value, from))).collect();
         for (name, (value, from)) in all {
             table.row([name.clone(), value.escape_debug().to_string(), from.to_owned()]);

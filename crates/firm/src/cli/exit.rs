@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn every_refusal_has_its_code() {
-        for (status, exit) in [(400, 1), (401, 4), (403, 4), (404, 5), (409, 1), (422, 1), (429, 1), (500, 1), (503, 1)] {
+        for (status, exit) in [(400, 1), (401, 4), (403, 4), (404, 5), (409, 1), (422, 1), (429, 1), (500, 1), (503, 1)]
+        {
             let status = StatusCode::from_u16(status).expect("it is one");
             assert_eq!(Exit::of(&refused(status)).code(), exit, "{status}");
         }

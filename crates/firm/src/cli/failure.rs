@@ -47,7 +47,8 @@ impl Failure {
     pub fn of(exit: Exit, error: &dyn Error) -> Self {
         // The help of an error stands at its end, and must stay there when the cause follows.
         let line = error.to_string();
-        let (message, help) = line.split_once("\n  help: ").map_or((line.as_str(), None), |(said, help)| (said, Some(help)));
+        let (message, help) =
+            line.split_once("\n  help: ").map_or((line.as_str(), None), |(said, help)| (said, Some(help)));
         let mut message = message.to_owned();
         let mut help = help.map(str::to_owned);
         if let Some(cause) = error.source() {
@@ -121,14 +122,16 @@ impl From<ClientError> for Failure {
         let exit = Exit::of(&error);
         match error {
             ClientError::Refused(problem, _) => Self { exit, problem: Some(problem), shown: None },
-            ClientError::Connect { .. } => {
-                Self::of(exit, &error).help("start one on this machine with `firm up`, or choose another: firm context list")
-            }
-            ClientError::Tls { .. } => Self::of(exit, &error).help("if the cloud was set up anew, its context is out of date: firm context list"),
+            ClientError::Connect { .. } => Self::of(exit, &error)
+                .help("start one on this machine with `firm up`, or choose another: firm context list"),
+            ClientError::Tls { .. } => Self::of(exit, &error)
+                .help("if the cloud was set up anew, its context is out of date: firm context list"),
             ClientError::Authority(_) | ClientError::AuthorityRefused(_) | ClientError::Host(_) => {
                 Self::of(exit, &error).help("write the context anew: firm context add --help")
             }
-            ClientError::Json(_) => Self::of(exit, &error).help("are `firm` here and the cloud of the same version? firm status"),
+            ClientError::Json(_) => {
+                Self::of(exit, &error).help("are `firm` here and the cloud of the same version? firm status")
+            }
             ClientError::Broken(_) | ClientError::Answer(_) | ClientError::Path(_) => Self::of(exit, &error),
         }
     }

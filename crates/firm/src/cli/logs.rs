@@ -37,7 +37,8 @@ pub(super) struct Args {
 }
 
 fn request_id(text: &str) -> Result<String, String> {
-    let is_one = !text.is_empty() && text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let is_one =
+        !text.is_empty() && text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     if is_one { Ok(text.to_owned()) } else { Err("a request id is what an answer carries in x-request-id".to_owned()) }
 }
 
@@ -49,9 +50,12 @@ pub(super) async fn run(cx: &Cx, args: &Args) -> Outcome {
         return follow(cx, &session.client, &path).await;
     }
     let mut lines: Vec<LogLine> = Vec::new();
-    tokio::time::timeout(CLIENT_ANSWER_TIME_MAX, session.client.lines(&path, |line| lines.push(line)))
-        .await
-        .map_err(|_| Failure::new(Exit::Unreachable, "the cloud took too long to send the log").help("ask for fewer lines: -n 100"))??;
+    tokio::time::timeout(CLIENT_ANSWER_TIME_MAX, session.client.lines(&path, |line| lines.push(line))).await.map_err(
+        |_| {
+            Failure::new(Exit::Unreachable, "the cloud took too long to send the log")
+                .help("ask for fewer lines: -n 100")
+        },
+    )??;
     cx.out.answer(&lines, |out| {
         if lines.is_empty() {
             out.note(&format!("{app} has no such lines."));
@@ -111,6 +115,11 @@ fn show(out: &Out, line: &LogLine, now: Timestamp) -> Outcome {
         "request" => Tone::Quiet,
         _ => Tone::Plain,
     };
-    let origin = format!("{} {} {} {} {:7}", when::clock(line.at, now), line.stage, line.release, line.request, line.stream);
-    out.line(&format!("{} {}", out.paint(Tone::Quiet, &out.foreign(&origin)), out.paint(tone, &out.foreign(&line.text))))
+    let origin =
+        format!("{} {} {} {} {:7}", when::clock(line.at, now), line.stage, line.release, line.request, line.stream);
+    out.line(&format!(
+        "{} {}",
+        out.paint(Tone::Quiet, &out.foreign(&origin)),
+        out.paint(tone, &out.foreign(&line.text))
+    ))
 }

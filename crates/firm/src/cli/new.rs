@@ -47,7 +47,13 @@ pub(super) fn run(cx: &Cx, args: &Args) -> Outcome {
     let next = [format!("cd {path}"), "firm push".to_owned()];
     let created = Created { app: &args.name, path, template: args.template.name(), next };
     cx.out.answer(&created, |out| {
-        out.line(&format!("{} {} is {}, in {}", out.paint(Tone::Good, "✓"), args.name, args.template.summary(), created.path))?;
+        out.line(&format!(
+            "{} {} is {}, in {}",
+            out.paint(Tone::Good, "✓"),
+            args.name,
+            args.template.summary(),
+            created.path
+        ))?;
         out.line("Next:")?;
         created.next.iter().try_for_each(|command| out.line(&format!("  {command}")))
     })

@@ -39,7 +39,8 @@ pub(super) async fn run(cx: &Cx, args: &Args) -> Outcome {
     } else {
         let stages: Vec<StageView> = session.get(&args.about.path(&session, "firm open", "/stages").await?).await?;
         let found = stages.into_iter().find(|view| view.stage == *stage).ok_or_else(|| {
-            Failure::new(Exit::NotFound, format!("{app} has no stage {stage}")).help(format!("see what there is with: firm stages --app {app}"))
+            Failure::new(Exit::NotFound, format!("{app} has no stage {stage}"))
+                .help(format!("see what there is with: firm stages --app {app}"))
         })?;
         Opened { url: found.url, public: found.public }
     };

@@ -55,11 +55,7 @@ impl Out {
     pub fn new(json: bool) -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
             && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
-        Self {
-            json,
-            colour: wanted && io::stdout().is_terminal(),
-            colour_errors: wanted && io::stderr().is_terminal(),
-        }
+        Self { json, colour: wanted && io::stdout().is_terminal(), colour_errors: wanted && io::stderr().is_terminal() }
     }
 
     /// Is the answer for a script?
@@ -106,7 +102,8 @@ impl Out {
 
     /// Says how a command failed.
     pub fn fail(&self, failure: &Failure) {
-        let text = if self.json { failure.json() } else { failure.text(&paint(self.colour_errors, Tone::Bad, "error")) };
+        let text =
+            if self.json { failure.json() } else { failure.text(&paint(self.colour_errors, Tone::Bad, "error")) };
         if let Some(text) = text {
             self.note(&text);
         }
@@ -147,7 +144,9 @@ impl Out {
     /// Asks for a secret, which is not shown while it is typed.
     pub fn ask_secret(&self, question: &str) -> Outcome<String> {
         if self.json || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-            return Err(Failure::usage("there is no terminal to ask for a secret on").help("pipe it in, and add --stdin"));
+            return Err(
+                Failure::usage("there is no terminal to ask for a secret on").help("pipe it in, and add --stdin")
+            );
         }
         let mut stderr = io::stderr().lock();
         write!(stderr, "{question}: ")?;
@@ -190,7 +189,6 @@ impl Silence {
         tcsetattr(io::stdin(), OptionalActions::Flush, &silent)?;
         Ok(Self(before))
     }
-
 }
 
 impl Drop for Silence {

@@ -72,16 +72,14 @@ async fn interrupted() {
     }
 }
 
-/// Where build tools are kept for all projects of this user.
+/// Where build tools are kept for all projects of this user: in `FIRM_CACHE`, or in the user's own cache.
 fn cache() -> Outcome<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    set("XDG_CACHE_HOME")
-        .or_else(|| set("HOME").map(|home| home.join(".cache")))
-        .map(|cache| cache.join("firmament/tools"))
-        .ok_or_else(|| {
-            Failure::new(Exit::Refused, "there is no place for build tools: neither XDG_CACHE_HOME nor HOME is set")
-                .help("set one of them")
-        })
+    let own = || set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
+    let cache = set("FIRM_CACHE").or_else(|| own().map(|cache| cache.join("firmament")));
+    cache.map(|cache| cache.join("tools")).ok_or_else(|| {
+        Failure::new(Exit::Refused, "there is no place for build tools: neither FIRM_CACHE nor HOME is set").help("set one of them")
+    })
 }
 
 fn refused(error: PushError, project: &Project) -> Failure {
@@ -91,16 +89,19 @@ fn refused(error: PushError, project: &Project) -> Failure {
             Some(shown) => Failure::manifest(&shown, Some(problem)),
             None => ClientError::Refused(problem, status).into(),
         },
-        PushError::Missing(cause) | PushError::Upload { source: cause, .. } if matches!(cause, ClientError::Refused(..)) => cause.into(),
+        PushError::Missing(cause) | PushError::Upload { source: cause, .. }
+            if matches!(cause, ClientError::Refused(..)) =>
+        {
+            cause.into()
+        }
         error if error.is_unknown() => {
             let failure = Failure::of(Exit::Unknown, &error);
             if failure.has_help() { failure } else { failure.help("look whether it was made, with: firm releases") }
         }
         PushError::Late(_) => Failure::of(Exit::Unreachable, &error),
         // The connection broke before the release was asked for: that much is known.
-        PushError::Missing(_) | PushError::Upload { .. } => {
-            Failure::of(Exit::Unreachable, &error).help("nothing was deployed; try again: what was uploaded needn't be again")
-        }
+        PushError::Missing(_) | PushError::Upload { .. } => Failure::of(Exit::Unreachable, &error)
+            .help("nothing was deployed; try again: what was uploaded needn't be again"),
         error => Failure::of(Exit::Refused, &error),
     }
 }

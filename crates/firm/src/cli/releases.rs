@@ -10,7 +10,9 @@ use super::table::{Table, or_dash};
 use super::{Cx, when};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  firm releases\n  firm releases --app shop --stage live --json | jq -r '.[0].release'")]
+#[command(
+    after_help = "Examples:\n  firm releases\n  firm releases --app shop --stage live --json | jq -r '.[0].release'"
+)]
 pub(super) struct Args {
     #[command(flatten)]
     about: AppArg,

@@ -46,15 +46,16 @@ pub(super) async fn run(cx: &Cx, args: &Args) -> Outcome {
     let app = args.about.name("firm rollback")?;
     let stage = &args.stage.stage;
     let session = cx.session().await?;
-    let releases: Vec<ReleaseView> = session.get(&args.about.path(&session, "firm rollback", "/releases").await?).await?;
+    let releases: Vec<ReleaseView> =
+        session.get(&args.about.path(&session, "firm rollback", "/releases").await?).await?;
     let (from, to) = chosen(&releases, &app, stage, args.to)?;
     let changes = differences(from, to);
     if !cx.out.is_json() {
         announce(&cx.out, &app, stage, from, to, &changes)?;
     }
     cx.out.confirm(&format!("Run {} on {stage} of {app}?", to.release), args.yes)?;
-    // The release that was shown is the one that is asked for, whatever was pushed meanwhile.
-    let body = Rollback { to: Some(to.release) };
+    // What was shown is what is asked for: a push meanwhile makes the cloud refuse.
+    let body = Rollback { to: Some(to.release), running: Some(from.release) };
     let path = args.about.path(&session, "firm rollback", &format!("/stages/{stage}/rollback")).await?;
     let deployed: Deployed = session.send(Method::POST, &path, &body).await?;
     let done = RolledBack { deployed, from: from.release, changes };
@@ -69,12 +70,17 @@ fn chosen<'a>(
     to: Option<ReleaseNo>,
 ) -> Outcome<(&'a ReleaseView, &'a ReleaseView)> {
     let missing = |said: String| {
-        Failure::new(Exit::NotFound, said).help(format!("see what there is with: firm releases --app {app} --stage {stage}"))
+        Failure::new(Exit::NotFound, said)
+            .help(format!("see what there is with: firm releases --app {app} --stage {stage}"))
     };
     let here = || releases.iter().filter(|release| release.stage == *stage);
-    let from = here().find(|release| release.running).ok_or_else(|| missing(format!("nothing runs on stage {stage} of {app}")))?;
+    let from = here()
+        .find(|release| release.running)
+        .ok_or_else(|| missing(format!("nothing runs on stage {stage} of {app}")))?;
     let to = match to {
-        Some(no) => here().find(|release| release.release == no).ok_or_else(|| missing(format!("{no} is no release of stage {stage} of {app}")))?,
+        Some(no) => here()
+            .find(|release| release.release == no)
+            .ok_or_else(|| missing(format!("{no} is no release of stage {stage} of {app}")))?,
         None => here()
             .filter(|release| release.release < from.release)
             .max_by_key(|release| release.release)
@@ -86,7 +92,14 @@ fn chosen<'a>(
     Ok((from, to))
 }
 
-fn announce(out: &Out, app: &Name, stage: &Name, from: &ReleaseView, to: &ReleaseView, changes: &[Difference]) -> Outcome {
+fn announce(
+    out: &Out,
+    app: &Name,
+    stage: &Name,
+    from: &ReleaseView,
+    to: &ReleaseView,
+    changes: &[Difference],
+) -> Outcome {
     out.line(&format!("{app}, stage {stage}: {} → {}", described(from), described(to)))?;
     for change in changes {
         let tone = match (&change.from, &change.to) {
@@ -124,10 +137,13 @@ mod tests {
 
     #[test]
     fn a_rollback_stays_on_its_stage() {
-        let releases = [release(5, "beta", true), release(4, "live", true), release(3, "beta", false), release(2, "live", false)];
+        let releases =
+            [release(5, "beta", true), release(4, "live", true), release(3, "beta", false), release(2, "live", false)];
         let (app, live) = ("shop".parse().expect("a name"), "live".parse().expect("a name"));
         let pick = |to: Option<u32>| {
-            chosen(&releases, &app, &live, to.map(ReleaseNo)).map(|(from, to)| (from.release.0, to.release.0)).map_err(|failure| failure.exit)
+            chosen(&releases, &app, &live, to.map(ReleaseNo))
+                .map(|(from, to)| (from.release.0, to.release.0))
+                .map_err(|failure| failure.exit)
         };
         assert_eq!(pick(None), Ok((4, 2)));
         assert_eq!(pick(Some(2)), Ok((4, 2)));

@@ -7,7 +7,9 @@ use super::exit::Exit;
 use super::failure::{Failure, Outcome};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  firm schema > firm.schema.json\n\nThen write as the first line of firm.toml: #:schema ./firm.schema.json")]
+#[command(
+    after_help = "Examples:\n  firm schema > firm.schema.json\n\nThen write as the first line of firm.toml: #:schema ./firm.schema.json"
+)]
 pub(super) struct Args {}
 
 pub(super) fn run(cx: &Cx) -> Outcome {

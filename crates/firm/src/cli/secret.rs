@@ -36,7 +36,9 @@ enum Action {
     #[command(after_help = "Examples:\n  firm secret list --app shop")]
     List,
     /// Set a secret; it is asked for, and not shown
-    #[command(after_help = "Examples:\n  firm secret set API_KEY\n  firm secret set API_KEY --stdin < key.txt\n\nOne newline at the end of standard input is not part of the secret.")]
+    #[command(
+        after_help = "Examples:\n  firm secret set API_KEY\n  firm secret set API_KEY --stdin < key.txt\n\nOne newline at the end of standard input is not part of the secret."
+    )]
     Set {
         /// Its name, as firm.toml binds it under [bindings] secrets
         #[arg(value_parser = variable)]
@@ -68,7 +70,10 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
             cx.out.answer(&secrets, |out| {
                 let mut table = Table::new(&["NAME", "STATE"]);
                 secrets.set.iter().for_each(|name| table.row([name.clone(), "set".to_owned()]));
-                secrets.missing.iter().for_each(|name| table.row([name.clone(), "missing: firm.toml binds it".to_owned()]));
+                secrets
+                    .missing
+                    .iter()
+                    .for_each(|name| table.row([name.clone(), "missing: firm.toml binds it".to_owned()]));
                 table.show(out, &format!("{place} has no secrets"))
             })
         }
@@ -85,7 +90,8 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
             let session = cx.session().await?;
             let path = args.about.path(&session, "firm secret", &format!("{base}/{name}")).await?;
             let done: Done = session.delete(&path).await?;
-            cx.out.answer(&done, |out| out.line(&format!("{} {name} of {place} is deleted", out.paint(Tone::Good, "✓"))))
+            cx.out
+                .answer(&done, |out| out.line(&format!("{} {name} of {place} is deleted", out.paint(Tone::Good, "✓"))))
         }
     }
 }
@@ -107,7 +113,8 @@ fn checked(name: &str, value: &str) -> Outcome {
         return Err(Failure::usage(format!("{name} would be empty")).help("to take it away: firm secret delete NAME"));
     }
     if value.len() > ENV_VALUE_BYTES_MAX {
-        return Err(Failure::usage(format!("{name} has more than {ENV_VALUE_BYTES_MAX} bytes")).help("keep data in a KV bucket"));
+        return Err(Failure::usage(format!("{name} has more than {ENV_VALUE_BYTES_MAX} bytes"))
+            .help("keep data in a KV bucket"));
     }
     Ok(())
 }

@@ -44,9 +44,10 @@ impl From<ContextsError> for Failure {
 pub struct Chosen {
     /// None where the environment says which.
     pub name: Option<Name>,
-    /// The tenant in it is the one to ask about, or none where only the token tells.
+    /// Its tenant is [`Chosen::tenant`], and a placeholder where that is none.
     pub context: Context,
-    tenant: Option<Name>,
+    /// The one to ask about; none where only the token tells.
+    pub tenant: Option<Name>,
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -65,7 +66,11 @@ pub fn choose(global: &Global) -> Outcome<Chosen> {
     };
     let Some(mut context) = known.contexts.get(&name).cloned() else {
         let names: Vec<_> = known.contexts.keys().map(ToString::to_string).collect();
-        let help = if names.is_empty() { "there is none yet: firm up".to_owned() } else { format!("choose one of: {}", names.join(", ")) };
+        let help = if names.is_empty() {
+            "there is none yet: firm up".to_owned()
+        } else {
+            format!("choose one of: {}", names.join(", "))
+        };
         return Err(Failure::new(Exit::Usage, format!("there is no context `{name}`")).help(help));
     };
     if let Some(token) = variable("FIRM_TOKEN") {
@@ -81,8 +86,9 @@ pub fn choose(global: &Global) -> Outcome<Chosen> {
 fn from_environment(global: &Global, address: String) -> Outcome<Chosen> {
     let wanted = |name: &str| {
         variable(name).ok_or_else(|| {
-            Failure::usage(format!("FIRM_ADDRESS is set and {name} is not"))
-                .help("set FIRM_ADDRESS (host:port), FIRM_TOKEN and FIRM_AUTHORITY (a PEM file) together, or none of them")
+            Failure::usage(format!("FIRM_ADDRESS is set and {name} is not")).help(
+                "set FIRM_ADDRESS (host:port), FIRM_TOKEN and FIRM_AUTHORITY (a PEM file) together, or none of them",
+            )
         })
     };
     let token = wanted("FIRM_TOKEN")?;
@@ -114,7 +120,8 @@ impl Session {
         let Chosen { name, context, tenant } = choose(global)?;
         let address = context.address.clone();
         let late = |_| {
-            let said = format!("no cloud answers at {address}: it took longer than {} s", CLIENT_CONNECT_TIME_MAX.as_secs());
+            let said =
+                format!("no cloud answers at {address}: it took longer than {} s", CLIENT_CONNECT_TIME_MAX.as_secs());
             Failure::new(Exit::Unreachable, said).help("check the address: firm context show")
         };
         let client = tokio::time::timeout(CLIENT_CONNECT_TIME_MAX, Client::connect(context)).await.map_err(late)??;
@@ -128,7 +135,8 @@ impl Session {
         }
         let me: Whoami = self.get("/v1/whoami").await?;
         me.tenant.ok_or_else(|| {
-            Failure::usage("this is an operator's token, which belongs to no tenant").help("say which: --tenant NAME, or FIRM_TENANT")
+            Failure::usage("this is an operator's token, which belongs to no tenant")
+                .help("say which: --tenant NAME, or FIRM_TENANT")
         })
     }
 
@@ -152,7 +160,8 @@ impl Session {
 
 async fn within<T>(time: Duration, answer: impl Future<Output = Result<T, ClientError>>) -> Outcome<T> {
     let late = |_| {
-        let said = format!("the cloud didn't answer within {} s; whether it did what was asked is unknown", time.as_secs());
+        let said =
+            format!("the cloud didn't answer within {} s; whether it did what was asked is unknown", time.as_secs());
         Failure::new(Exit::Unknown, said).help("look what is wrong with: firm status")
     };
     Ok(tokio::time::timeout(time, answer).await.map_err(late)??)

@@ -12,7 +12,9 @@ use super::table::{Table, or_dash};
 use super::{Cx, when};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  firm stages\n  firm stages share redesign --expires 2h\n  firm stages delete redesign --app shop")]
+#[command(
+    after_help = "Examples:\n  firm stages\n  firm stages share redesign --expires 2h\n  firm stages delete redesign --app shop"
+)]
 pub(super) struct Args {
     #[command(flatten)]
     about: AppArg,
@@ -90,7 +92,10 @@ async fn share(cx: &Cx, args: &Args, stage: &Name, expires: Option<Span>) -> Out
     let shared: Shared = session.send(Method::POST, &path, &body).await?;
     cx.out.answer(&shared, |out: &Out| {
         out.line(&shared.url)?;
-        out.note(&format!("Whoever has this link sees stage {stage}. It ends {}.", when::until(Some(shared.expires), when::now())));
+        out.note(&format!(
+            "Whoever has this link sees stage {stage}. It ends {}.",
+            when::until(Some(shared.expires), when::now())
+        ));
         Ok(())
     })
 }

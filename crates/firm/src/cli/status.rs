@@ -10,7 +10,9 @@ use super::out::Tone;
 use super::{Cx, when};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  firm status\n  until firm status > /dev/null 2>&1; do sleep 1; done\n\nExits with 0 only when the cloud serves.")]
+#[command(
+    after_help = "Examples:\n  firm status\n  until firm status > /dev/null 2>&1; do sleep 1; done\n\nExits with 0 only when the cloud serves."
+)]
 pub(super) struct Args {}
 
 #[derive(Serialize)]

@@ -39,7 +39,8 @@ impl Table {
         let head = self.head.iter().map(|name| (*name).to_owned()).collect();
         let mut rows: Vec<Vec<String>> = vec![head];
         rows.extend(self.rows.iter().map(|row| row.iter().map(|cell| out.foreign(cell)).collect()));
-        let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+        let width =
+            |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
         let widths: Vec<usize> = (0..self.head.len()).map(|column| width(column).unwrap_or(0)).collect();
         let line = |row: &Vec<String>| {
             let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));

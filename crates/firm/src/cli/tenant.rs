@@ -11,7 +11,9 @@ use super::table::Table;
 use super::{Cx, when};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  firm tenant\n  firm tenant add acme\n  firm token create --tenant acme --grant own --label \"first key\"")]
+#[command(
+    after_help = "Examples:\n  firm tenant\n  firm tenant add acme\n  firm token create --tenant acme --grant own --label \"first key\""
+)]
 pub(super) struct Args {
     #[command(subcommand)]
     action: Option<Action>,
@@ -59,11 +61,16 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
             let made: TenantView = cx.session().await?.send(Method::POST, "/v1/tenants", &body).await?;
             cx.out.answer(&made, |out| {
                 out.line(&format!("{} tenant {name} is there", out.paint(Tone::Good, "✓")))?;
-                out.line(&format!("A token for its first member: firm token create --tenant {name} --grant own --label WHO"))
+                out.line(&format!(
+                    "A token for its first member: firm token create --tenant {name} --grant own --label WHO"
+                ))
             })
         }
         Some(Action::Delete { name, yes }) => {
-            cx.out.confirm(&format!("Delete tenant {name}, with all its apps, data, domains and tokens, for good?"), yes)?;
+            cx.out.confirm(
+                &format!("Delete tenant {name}, with all its apps, data, domains and tokens, for good?"),
+                yes,
+            )?;
             let done: Done = cx.session().await?.delete(&format!("/v1/tenants/{name}")).await?;
             cx.out.answer(&done, |out| out.line(&format!("{} tenant {name} is deleted", out.paint(Tone::Good, "✓"))))
         }

@@ -13,7 +13,9 @@ use super::table::Table;
 use super::{Cx, when};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  firm token\n  firm token create --grant deploy --label ci --expires 30d\n  firm token revoke 00a1b2c3d4e5f607")]
+#[command(
+    after_help = "Examples:\n  firm token\n  firm token create --grant deploy --label ci --expires 30d\n  firm token revoke 00a1b2c3d4e5f607"
+)]
 pub(super) struct Args {
     /// The operators' tokens, which belong to no tenant
     #[arg(long, global = true)]
@@ -28,7 +30,9 @@ enum Action {
     #[command(after_help = "Examples:\n  firm token list\n  firm token list --operators")]
     List,
     /// Make a token; its secret is shown this once
-    #[command(after_help = "Examples:\n  firm token create --grant deploy --label ci --expires 30d\n  export FIRM_TOKEN=\"$(firm token create --grant read --label report --json | jq -r .secret)\"")]
+    #[command(
+        after_help = "Examples:\n  firm token create --grant deploy --label ci --expires 30d\n  export FIRM_TOKEN=\"$(firm token create --grant read --label report --json | jq -r .secret)\""
+    )]
     Create {
         /// What its holder may do; each includes the ones before it
         #[arg(long, value_enum)]

@@ -91,7 +91,9 @@ impl DatabaseFile {
         };
         let format = pragma("user_version")?;
         if format > FORMAT {
-            return Err(broken(format!("it has format {format}, and this build reads up to {FORMAT}: run the newer build")));
+            return Err(broken(format!(
+                "it has format {format}, and this build reads up to {FORMAT}: run the newer build"
+            )));
         }
         // SQLite takes an empty file for a new database. Ours have their format from the start.
         if format == 0 || pragma("application_id")? != i64::from(APPLICATION_ID) {
@@ -390,9 +392,8 @@ mod tests {
     /// As the worker does it.
     fn write(file: &DatabaseFile, operations: &[Operation]) -> Vec<Result<Answer, KvError>> {
         let bucket = bucket();
-        file.write_together(operations.iter().map(|operation| (&bucket, operation))).unwrap_or_else(|Undone| {
-            operations.iter().map(|operation| file.write_alone(&bucket, operation)).collect()
-        })
+        file.write_together(operations.iter().map(|operation| (&bucket, operation)))
+            .unwrap_or_else(|Undone| operations.iter().map(|operation| file.write_alone(&bucket, operation)).collect())
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! A thread of databases: takes turns from its queue, keeps open what it used last, answers after the commit.
 
 use std::collections::HashMap;
-use std::{fs, io};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
 use base::limits::{DATABASE_BYTES_PER_TURN_MAX, DATABASES_OPEN_PER_THREAD_MAX};
 use bytes::Bytes;
@@ -106,7 +106,8 @@ impl Worker {
             let opened = match self.lane {
                 Lane::Read => DatabaseFile::open_to_read(&self.path(db), self.bytes_max)?,
                 Lane::Write => {
-                    self.make_dir(db).map_err(|error| KvError::Broken(format!("its directory can't be made: {error}")))?;
+                    self.make_dir(db)
+                        .map_err(|error| KvError::Broken(format!("its directory can't be made: {error}")))?;
                     Some(DatabaseFile::open_to_write(&self.path(db), self.bytes_max)?)
                 }
             };
@@ -150,7 +151,8 @@ impl Worker {
         for companion in [".new", "-wal", "-shm", ""] {
             let mut name = path.clone().into_os_string();
             name.push(companion);
-            disk::or_gone(fs::remove_file(&name)).map_err(|error| KvError::Broken(format!("its file can't be removed: {error}")))?;
+            disk::or_gone(fs::remove_file(&name))
+                .map_err(|error| KvError::Broken(format!("its file can't be removed: {error}")))?;
         }
         // It stays for as long as the tenant has another.
         let _ = fs::remove_dir(self.dir(db));
@@ -185,9 +187,9 @@ fn read(file: &DatabaseFile, batch: Vec<Job>) -> (Vec<Job>, Result<(), KvError>)
 
 /// Performs the jobs in one transaction. Where that can't be, each in its own: none undoes another.
 fn write(file: &DatabaseFile, batch: Vec<Job>) -> Result<(), KvError> {
-    let outcomes = file.write_together(batch.iter().map(|job| (&job.bucket, &job.operation))).unwrap_or_else(|Undone| {
-        batch.iter().map(|job| file.write_alone(&job.bucket, &job.operation)).collect()
-    });
+    let outcomes = file
+        .write_together(batch.iter().map(|job| (&job.bucket, &job.operation)))
+        .unwrap_or_else(|Undone| batch.iter().map(|job| file.write_alone(&job.bucket, &job.operation)).collect());
     let mut health = Ok(());
     for (job, outcome) in batch.into_iter().zip(outcomes) {
         if let Err(error) = &outcome {

@@ -18,8 +18,8 @@ pub(super) struct Gates(Mutex<HashMap<(TenantId, AppId), Gate>>);
 struct Gate {
     second: u64,
     admitted: u64,
-    dropped: u64,
-    /// The last line that was dropped, without its text: the notice stands in its place.
+    lost: u64,
+    /// The last line that was lost, without its text: the notice stands in its place.
     last: Option<Line>,
 }
 
@@ -30,7 +30,9 @@ pub(super) enum Pass {
     /// Yes, after this notice.
     After(Line),
     /// No. It was counted; `first` when it was the first since the last notice.
-    No { first: bool },
+    No {
+        first: bool,
+    },
 }
 
 impl Gates {
@@ -41,7 +43,7 @@ impl Gates {
     pub(super) fn admit(&self, tenant: TenantId, app: AppId, line: &Line) -> Pass {
         let mut gates = self.lock();
         if gates.len() >= LOG_GATES_MAX && !gates.contains_key(&(tenant, app)) {
-            gates.retain(|_, gate| gate.dropped > 0);
+            gates.retain(|_, gate| gate.lost > 0);
         }
         let gate = gates.entry((tenant, app)).or_default();
         let second = line.at.0 / 1_000;
@@ -54,12 +56,13 @@ impl Gates {
             gate.admitted += 1;
             return Pass::Yes;
         }
-        Pass::No { first: gate.drop_line(line) }
+        gate.lose(line, 1);
+        Pass::No { first: gate.lost == 1 }
     }
 
-    /// A line that was admitted got lost on the way.
-    pub(super) fn dropped(&self, tenant: TenantId, app: AppId, line: &Line) {
-        self.lock().entry((tenant, app)).or_default().drop_line(line);
+    /// Lines that were admitted got lost on the way; `line` is the last of them.
+    pub(super) fn lost(&self, tenant: TenantId, app: AppId, line: &Line, count: u64) {
+        self.lock().entry((tenant, app)).or_default().lose(line, count);
     }
 
     /// All notices that are owed.
@@ -73,19 +76,18 @@ impl Gates {
 }
 
 impl Gate {
-    fn drop_line(&mut self, line: &Line) -> bool {
+    fn lose(&mut self, line: &Line, count: u64) {
         let Line { at, stage, release, .. } = line;
         let (at, stage, release) = (*at, stage.clone(), *release);
         self.last = Some(Line { at, stage, release, request: None, stream: Stream::Fault, text: String::new() });
-        self.dropped += 1;
-        self.dropped == 1
+        self.lost += count;
     }
 
     fn notice(&mut self) -> Option<Line> {
         let mut notice = self.last.take()?;
-        let dropped = std::mem::take(&mut self.dropped);
+        let lost = std::mem::take(&mut self.lost);
         notice.text =
-            format!("{dropped} lines were dropped here: an app may write {LOG_LINES_PER_SECOND_MAX} in a second");
+            format!("{lost} lines were dropped here: an app may write {LOG_LINES_PER_SECOND_MAX} in a second");
         Some(notice)
     }
 }

@@ -56,7 +56,7 @@ fn the_tail_is_the_newest_that_match() {
     for number in 0..10 {
         let stream = if number % 2 == 0 { Stream::Stdout } else { Stream::Fault };
         let request = Some(format!("q{}", number / 2));
-        logs.write(TENANT, APP, Line { stream, request, ..line(number, number.to_string()) });
+        logs.write(TENANT, APP, Line { request, stream, ..line(number, number.to_string()) });
     }
     logs.write(TENANT, AppId(3), line(1, "another app's"));
     logs.write(TenantId(2), APP, line(1, "another tenant's"));

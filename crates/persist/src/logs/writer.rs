@@ -31,9 +31,21 @@ pub(super) enum Message {
     Line(TenantId, AppId, Line),
     /// Lines were dropped; a notice is owed.
     Owed,
-    Tail { tenant: TenantId, app: AppId, answer: SyncSender<io::Result<Shown>> },
-    Follow { tenant: TenantId, app: AppId, answer: SyncSender<(io::Result<Shown>, broadcast::Receiver<Arc<Line>>)> },
-    Drop { tenant: TenantId, app: Option<AppId>, answer: SyncSender<()> },
+    Tail {
+        tenant: TenantId,
+        app: AppId,
+        answer: SyncSender<io::Result<Shown>>,
+    },
+    Follow {
+        tenant: TenantId,
+        app: AppId,
+        answer: SyncSender<(io::Result<Shown>, broadcast::Receiver<Arc<Line>>)>,
+    },
+    Drop {
+        tenant: TenantId,
+        app: Option<AppId>,
+        answer: SyncSender<()>,
+    },
     Close,
 }
 
@@ -124,7 +136,7 @@ impl Writer {
 
     fn take(&mut self, tenant: TenantId, app: AppId, line: Line) {
         if let Err(error) = self.append(tenant, app, &line) {
-            self.gates.dropped(tenant, app, &line);
+            self.gates.lost(tenant, app, &line, 1);
             self.failed(&error);
         }
         if let Some(followers) = self.followers.get(&(tenant, app))
@@ -134,22 +146,29 @@ impl Writer {
         }
     }
 
+    /// Writes what a log holds back that is then closed.
+    fn write_one(&mut self, (tenant, app): (TenantId, AppId), mut log: AppLog) {
+        if let Err(error) = log.write(|line, count| self.gates.lost(tenant, app, line, count)) {
+            self.failed(&error);
+        }
+    }
+
     fn append(&mut self, tenant: TenantId, app: AppId, line: &Line) -> io::Result<()> {
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');
         if !self.open.contains_key(&(tenant, app)) {
             if self.open.len() >= LOG_FILES_OPEN_MAX
                 && let Some(oldest) = self.open.iter().min_by_key(|(_, log)| log.used).map(|(key, _)| *key)
-                && let Some(mut log) = self.open.remove(&oldest)
+                && let Some(log) = self.open.remove(&oldest)
             {
-                log.write()?;
+                self.write_one(oldest, log);
             }
             let log = AppLog::open(dir(&self.root, tenant, app))?;
             self.open.insert((tenant, app), log);
         }
         let log = self.open.get_mut(&(tenant, app)).expect("it was there or just opened");
         log.used = self.rounds;
-        log.append(&text)
+        log.append(line, &text, |line, count| self.gates.lost(tenant, app, line, count))
     }
 
     fn write_notices(&mut self) {
@@ -161,8 +180,8 @@ impl Writer {
     /// Writes what the logs hold back. Says whether lines were lost by it.
     fn write_all(&mut self) -> bool {
         let mut failed = None;
-        for log in self.open.values_mut() {
-            if let Err(error) = log.write() {
+        for ((tenant, app), log) in &mut self.open {
+            if let Err(error) = log.write(|line, count| self.gates.lost(*tenant, *app, line, count)) {
                 failed = Some(error);
             }
         }
@@ -184,7 +203,7 @@ impl Writer {
 
     fn show(&mut self, tenant: TenantId, app: AppId) -> io::Result<Shown> {
         if let Some(log) = self.open.get_mut(&(tenant, app)) {
-            log.write()?;
+            log.write(|line, count| self.gates.lost(tenant, app, line, count))?;
         }
         let dir = dir(&self.root, tenant, app);
         let mut newest_first = Vec::new();
@@ -227,6 +246,9 @@ struct AppLog {
     bytes: u64,
     /// Lines that the file doesn't have yet.
     pending: Vec<u8>,
+    /// How many these are, and the last of them.
+    count: u64,
+    last: Option<Line>,
     used: u64,
 }
 
@@ -234,26 +256,36 @@ impl AppLog {
     fn open(dir: PathBuf) -> io::Result<Self> {
         disk::create_dir(&dir)?;
         let (file, bytes) = open_new(&dir)?;
-        Ok(Self { dir, file, bytes, pending: Vec::new(), used: 0 })
+        Ok(Self { dir, file, bytes, pending: Vec::new(), count: 0, last: None, used: 0 })
     }
 
-    fn append(&mut self, text: &[u8]) -> io::Result<()> {
+    fn append(&mut self, line: &Line, text: &[u8], lost: impl FnOnce(&Line, u64)) -> io::Result<()> {
         if self.bytes + (self.pending.len() + text.len()) as u64 > LOG_FILE_BYTES_MAX {
-            self.write()?;
+            self.write(lost)?;
             fs::rename(self.dir.join(NEW), self.dir.join(OLD))?;
             (self.file, self.bytes) = open_new(&self.dir)?;
         }
         self.pending.extend_from_slice(text);
+        self.count += 1;
+        let Line { at, stage, release, stream, .. } = line;
+        let (stage, text) = (stage.clone(), String::new());
+        self.last = Some(Line { at: *at, stage, release: *release, request: None, stream: *stream, text });
         Ok(())
     }
 
-    fn write(&mut self) -> io::Result<()> {
-        if self.pending.is_empty() {
-            return Ok(());
-        }
+    /// Writes what is pending. Lines that find no room are lost, told to `lost`, and not kept for ever.
+    fn write(&mut self, lost: impl FnOnce(&Line, u64)) -> io::Result<()> {
+        let Some(newest) = self.last.take() else { return Ok(()) };
         let written = self.file.write_all(&self.pending);
-        // Lines that find no room are lost, and not kept for ever.
+        if written.is_err() {
+            lost(&newest, self.count);
+        }
         self.pending.clear();
+        if written.is_err() {
+            // What found room may end within a line: the next begins on its own.
+            self.pending.push(b'\n');
+        }
+        self.count = 0;
         self.bytes = self.file.metadata()?.len();
         written
     }

@@ -179,7 +179,8 @@ impl RecordFile {
             let index: i64 = row.get(1).map_err(unreadable)?;
             let piece: String = row.get(2).map_err(unreadable)?;
             let hash: String = row.get(3).map_err(unreadable)?;
-            if part != count || Digest::of(piece.as_bytes()).hex() != hash || wanted.is_some_and(|other| other != index) {
+            if part != count || Digest::of(piece.as_bytes()).hex() != hash || wanted.is_some_and(|other| other != index)
+            {
                 return Err(damaged(format!("part {count} of the snapshot isn't what was written")));
             }
             count += 1;
@@ -188,8 +189,8 @@ impl RecordFile {
             if text.is_empty() { text = piece } else { text.push_str(&piece) }
         }
         let Some(wanted) = wanted else { return Ok(Record::default()) };
-        let record: Record =
-            serde_json::from_str(&text).map_err(|error| damaged(format!("the snapshot can't be understood: {error}")))?;
+        let record: Record = serde_json::from_str(&text)
+            .map_err(|error| damaged(format!("the snapshot can't be understood: {error}")))?;
         if record.index() != wanted.cast_unsigned() {
             return Err(damaged(format!("the snapshot is of index {}, not {wanted}", record.index())));
         }
@@ -201,7 +202,8 @@ impl RecordFile {
         let write = || {
             let transaction = self.connection.unchecked_transaction()?;
             {
-                let mut insert = transaction.prepare_cached("INSERT INTO log (idx, entry, blake3) VALUES (?1, ?2, ?3)")?;
+                let mut insert =
+                    transaction.prepare_cached("INSERT INTO log (idx, entry, blake3) VALUES (?1, ?2, ?3)")?;
                 for (index, text) in (first..).zip(entries) {
                     insert.execute(params![index.cast_signed(), text, Digest::of(text.as_bytes()).hex()])?;
                 }
@@ -229,7 +231,12 @@ impl RecordFile {
                 let (mut rest, mut part) = (text.as_str(), 0_i64);
                 while !rest.is_empty() {
                     let (piece, after) = rest.split_at(rest.floor_char_boundary(RECORD_SNAPSHOT_PART_BYTES));
-                    insert.execute(params![part, record.index().cast_signed(), piece, Digest::of(piece.as_bytes()).hex()])?;
+                    insert.execute(params![
+                        part,
+                        record.index().cast_signed(),
+                        piece,
+                        Digest::of(piece.as_bytes()).hex()
+                    ])?;
                     (rest, part) = (after, part + 1);
                 }
             }
@@ -272,6 +279,8 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "journal_mode", "WAL")?;
+    // A file from a backup may just have changed its mode, and SQLite only finishes that with the next statement.
+    connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     // A snapshot passes through the WAL; what it needed beyond this is given back.
     connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
@@ -284,9 +293,10 @@ fn unreadable(path: &Path, source: rusqlite::Error) -> OpenError {
     let path = path.to_owned();
     match source.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => OpenError::InUse { path },
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => OpenError::Damaged { path, what: source.to_string() },
-        // A table or column that isn't there, a value of the wrong type: whole pages, and not what we wrote.
-        Some(ErrorCode::Unknown) | None => OpenError::Damaged { path, what: source.to_string() },
+        // The last two are a table or column that isn't there, a value of the wrong type: not what we wrote.
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt | ErrorCode::Unknown) | None => {
+            OpenError::Damaged { path, what: source.to_string() }
+        }
         _ => OpenError::Read { path, source },
     }
 }

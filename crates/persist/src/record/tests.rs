@@ -1,3 +1,4 @@
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use base::{Name, Timestamp};
@@ -167,7 +168,7 @@ async fn what_cannot_be_read_is_named_and_left_as_it_is() {
     tamper(&path, "PRAGMA wal_checkpoint(TRUNCATE)");
     let whole = std::fs::read(&file).expect("it is there");
     let mut said = String::new();
-    let mut say = |what: &str, text: String| said.push_str(&format!("{what}: {text}\n"));
+    let mut say = |what: &str, text: String| writeln!(said, "{what}: {text}").expect("a String");
     for (what, sql) in [
         ("newer", "UPDATE meta SET value = 7"),
         ("no format", "DELETE FROM meta"),
@@ -188,7 +189,7 @@ async fn what_cannot_be_read_is_named_and_left_as_it_is() {
     say("no database", refused(&path));
     std::fs::write(&file, "").expect("the disk has room");
     say("empty", refused(&path));
-    expect_test::expect![[r#"
+    expect_test::expect![[r"
         newer: DIR/record.sqlite has format 7, and this build reads up to 1: run the newer build that wrote it
         no format: DIR/record.sqlite is damaged (it doesn't say its format): it was left as it is; put a copy of it from a backup in its place
         another program's: DIR/record.sqlite is damaged (it is another program's): it was left as it is; put a copy of it from a backup in its place
@@ -200,5 +201,5 @@ async fn what_cannot_be_read_is_named_and_left_as_it_is() {
         cut: DIR/record.sqlite is damaged (database disk image is malformed): it was left as it is; put a copy of it from a backup in its place
         no database: DIR/record.sqlite is damaged (file is not a database): it was left as it is; put a copy of it from a backup in its place
         empty: DIR/record.sqlite is damaged (it is empty): it was left as it is; put a copy of it from a backup in its place
-    "#]].assert_eq(&said);
+    "]].assert_eq(&said);
 }

@@ -1,3 +1,4 @@
+use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 
 use base::{Digest, Name, ReleaseNo, Timestamp};
@@ -17,7 +18,7 @@ fn said(dir: &Path) -> String {
 fn each_refusal_says_what_and_what_next() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let mut all = String::new();
-    let mut say = |text: String| all.push_str(&format!("{text}\n"));
+    let mut say = |text: String| writeln!(all, "{text}").expect("a String");
     let dir = root.path().join("data");
     let store = Store::open(&dir).expect("it is new");
     assert_eq!(store.dir(), dir);
@@ -33,11 +34,11 @@ fn each_refusal_says_what_and_what_next() {
     std::fs::create_dir_all(dir.join("databases/1")).expect("the disk has room");
     std::fs::remove_file(dir.join("record.sqlite")).expect("it was made");
     say(said(&dir));
-    expect_test::expect![[r#"
+    expect_test::expect![[r"
         ROOT/data is in use by another node (process PID): stop that one, or choose another one with --dir
         the data directory ROOT/data can't be made: choose another one with --dir: Not a directory
         ROOT/data has the data of apps, but no record.sqlite that says whose they are: put the record back from a backup, or choose another one with --dir
-    "#]].assert_eq(&all);
+    "]].assert_eq(&all);
 }
 
 #[tokio::test]

@@ -10,13 +10,12 @@ use base::limits::{COMPILE_MEMORY_MAX, COMPILE_TIME_MAX};
 use landlock::{ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, Scope};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
 /// Why the process won't go on.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ConfineError {
+pub enum ConfineError {
     #[error("a limit can't be set")]
     Limit(#[source] rustix::io::Errno),
     #[error("privileges can't be given up")]
@@ -32,8 +31,8 @@ pub(super) enum ConfineError {
 /// Descriptors: stdin, stdout, stderr, and what the dynamic loader or an arbitrary crate holds for a moment.
 const FILES_MAX: u64 = 16;
 
-/// Confines this process for good.
-pub(super) fn confine() -> Result<(), ConfineError> {
+/// Confines this process for good, as [`crate::compile_process`] does before anything else.
+pub fn confine() -> Result<(), ConfineError> {
     limit().map_err(ConfineError::Limit)?;
     renounce().map_err(ConfineError::Privileges)?;
     deny_files().map_err(ConfineError::Landlock)?;

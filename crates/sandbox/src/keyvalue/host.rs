@@ -6,16 +6,16 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use base::limits::{KV_BATCH_MAX, KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX};
+use base::limits::{GUEST_SWAP_BYTES_MAX, KV_BATCH_MAX, KV_KEY_BYTES_MAX, KV_VALUE_BYTES_MAX, NAME_BYTES_MAX};
 use base::{DatabaseId, Name, TenantId};
 use bytes::Bytes;
 use wasmtime::Result;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 
 use super::{Bucket, KeyValue, KeyValueError, Swap};
+use crate::cell::{Cell, Log, Stream};
 use crate::guest::Guest;
 
-#[expect(clippy::all, clippy::pedantic, reason = "generated")]
 mod bindings {
     wasmtime::component::bindgen!({
         path: "wit",
@@ -38,22 +38,39 @@ pub(crate) struct Access {
     database: DatabaseId,
     buckets: Arc<BTreeSet<Name>>,
     store: Arc<dyn KeyValue>,
+    log: Arc<dyn Log>,
+    request: Arc<str>,
+    /// Bytes that the compare-and-swaps begun remember: the host's memory, which no guest's limit counts.
+    swap_bytes: usize,
 }
 
 impl Access {
-    pub(crate) fn new(
-        tenant: TenantId,
-        database: DatabaseId,
-        buckets: Arc<BTreeSet<Name>>,
-        store: Arc<dyn KeyValue>,
-    ) -> Self {
-        Self { tenant, database, buckets, store }
+    pub(crate) fn new(cell: &Cell) -> Self {
+        Self {
+            tenant: cell.tenant,
+            database: cell.database,
+            buckets: Arc::clone(&cell.kv),
+            store: Arc::clone(&cell.store),
+            log: Arc::clone(&cell.log),
+            request: Arc::clone(&cell.request),
+            swap_bytes: 0,
+        }
     }
 
     fn bucket(&self, identifier: &str) -> Result<Bucket, store::Error> {
-        let name = self.buckets.get(identifier).ok_or(store::Error::NoSuchStore)?;
-        Ok(Bucket { tenant: self.tenant, database: self.database, name: name.clone() })
+        let Some(name) = granted(&self.buckets, identifier) else {
+            let shown: String = identifier.chars().take(NAME_BYTES_MAX).collect();
+            let line = format!("the bucket {shown:?} was refused: add it to `kv` under [bindings] in firm.toml");
+            self.log.line(&self.request, Stream::Fault, &line);
+            return Err(store::Error::NoSuchStore);
+        };
+        Ok(Bucket { tenant: self.tenant, database: self.database, name })
     }
+}
+
+/// The one place where a guest's words become a bucket: they are compared with names, never put into one.
+fn granted(buckets: &BTreeSet<Name>, identifier: &str) -> Option<Name> {
+    buckets.get(identifier).cloned()
 }
 
 /// A compare-and-swap begun: the value as it was.
@@ -62,6 +79,12 @@ pub struct Cas {
     bucket: Bucket,
     key: String,
     current: Option<Bytes>,
+}
+
+impl Cas {
+    fn bytes(&self) -> usize {
+        self.key.len() + self.current.as_ref().map_or(0, Bytes::len)
+    }
 }
 
 struct View<'a> {
@@ -119,6 +142,26 @@ fn check_batch<'a>(keys: impl ExactSizeIterator<Item = &'a String>) -> Result<()
 }
 
 impl View<'_> {
+    /// Begins a compare-and-swap, as long as the instance's remember little enough.
+    fn begin(&mut self, cas: Cas) -> Answer<Resource<Cas>> {
+        let total = self.access.swap_bytes.saturating_add(cas.bytes());
+        if total > GUEST_SWAP_BYTES_MAX {
+            let said = format!(
+                "compare-and-swaps begun would remember {total} bytes, {GUEST_SWAP_BYTES_MAX} are allowed: drop some"
+            );
+            return Ok(Err(KeyValueError::TooLarge(said).into()));
+        }
+        let cas = self.table.push(cas)?;
+        self.access.swap_bytes = total;
+        Ok(Ok(cas))
+    }
+
+    fn end(&mut self, cas: Resource<Cas>) -> Result<Cas> {
+        let cas = self.table.delete(cas)?;
+        self.access.swap_bytes = self.access.swap_bytes.saturating_sub(cas.bytes());
+        Ok(cas)
+    }
+
     /// The bucket behind a handle. Not a handle of ours: the guest traps.
     fn bucket(&self, handle: &Resource<Bucket>) -> Result<&Bucket> {
         Ok(self.table.get(handle)?)
@@ -198,16 +241,16 @@ impl atomics::Host for View<'_> {
     }
 
     async fn swap(&mut self, cas: Resource<Cas>, value: Vec<u8>) -> Result<Result<(), atomics::CasError>> {
-        let Cas { bucket, key, current } = self.table.delete(cas)?;
+        let Cas { bucket, key, current } = self.end(cas)?;
         if let Err(refused) = check_value(&value) {
             return Ok(Err(atomics::CasError::StoreError(refused.into())));
         }
         match self.access.store.swap(&bucket, key.clone(), current, value.into()).await {
             Ok(Swap::Done) => Ok(Ok(())),
-            Ok(Swap::Lost(current)) => {
-                let again = self.table.push(Cas { bucket, key, current })?;
-                Ok(Err(atomics::CasError::CasFailed(again)))
-            }
+            Ok(Swap::Lost(current)) => Ok(Err(match self.begin(Cas { bucket, key, current })? {
+                Ok(again) => atomics::CasError::CasFailed(again),
+                Err(refused) => atomics::CasError::StoreError(refused),
+            })),
             Err(error) => Ok(Err(atomics::CasError::StoreError(error.into()))),
         }
     }
@@ -220,7 +263,7 @@ impl atomics::HostCas for View<'_> {
             return Ok(Err(refused.into()));
         }
         match self.access.store.get(&bucket, key.clone()).await {
-            Ok(current) => Ok(Ok(self.table.push(Cas { bucket, key, current })?)),
+            Ok(current) => self.begin(Cas { bucket, key, current }),
             Err(error) => Ok(Err(error.into())),
         }
     }
@@ -231,7 +274,7 @@ impl atomics::HostCas for View<'_> {
     }
 
     async fn drop(&mut self, cas: Resource<Cas>) -> Result<()> {
-        self.table.delete(cas)?;
+        self.end(cas)?;
         Ok(())
     }
 }
@@ -276,6 +319,29 @@ impl batch::Host for View<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_can_only_name_what_it_was_granted() {
+        let name = |text: &str| text.parse::<Name>().expect("a name");
+        let buckets = BTreeSet::from([name("notes")]);
+        assert_eq!(granted(&buckets, "notes"), Some(name("notes")));
+        for other in [
+            "",
+            "default",
+            "Notes",
+            "notes ",
+            "notes\0",
+            "../notes",
+            "8/1/notes",
+            "notes/../other",
+            "%",
+            "*",
+            "notes'--",
+        ] {
+            assert_eq!(granted(&buckets, other), None, "{other}");
+        }
+        assert_eq!(granted(&BTreeSet::new(), "notes"), None);
+    }
 
     #[test]
     fn lengths_are_bounded() {

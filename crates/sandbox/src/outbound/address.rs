@@ -16,7 +16,7 @@ pub(super) fn is_public(address: IpAddr) -> bool {
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
     const RESERVED: [(Ipv4Addr, u32); 15] = [
-        (Ipv4Addr::new(0, 0, 0, 0), 8),       // "this network", RFC 791
+        (Ipv4Addr::UNSPECIFIED, 8),           // "this network", RFC 791
         (Ipv4Addr::new(10, 0, 0, 0), 8),      // private, RFC 1918
         (Ipv4Addr::new(100, 64, 0, 0), 10),   // carrier-grade NAT, RFC 6598
         (Ipv4Addr::new(127, 0, 0, 0), 8),     // loopback

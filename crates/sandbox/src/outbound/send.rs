@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use base::limits::{HEADER_BYTES_MAX, HEADER_FIELDS_MAX, OUTBOUND_AT_ONCE_MAX, OUTBOUND_CONNECT_TIME_MAX};
+use base::limits::{
+    GUEST_BODY_PIECE_BYTES_MAX, GUEST_BODY_PIECES_WAITING_MAX, HEADER_BYTES_MAX, HEADER_FIELDS_MAX,
+    OUTBOUND_AT_ONCE_MAX, OUTBOUND_CONNECT_TIME_MAX,
+};
 use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderValue, Method, Request, Response, Uri};
@@ -83,12 +86,30 @@ impl WasiHttpHooks for Sender {
         Box::new(async move { sender.send(request, options.unwrap_or_default()).await })
     }
 
-    fn p2_error_from_hyper(&mut self, error: &hyper::Error) -> wasmtime_wasi_http::p2::bindings::http::types::ErrorCode {
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        GUEST_BODY_PIECE_BYTES_MAX
+    }
+
+    fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
+        GUEST_BODY_PIECES_WAITING_MAX
+    }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        GUEST_BODY_PIECE_BYTES_MAX
+    }
+
+    fn p2_error_from_hyper(
+        &mut self,
+        error: &hyper::Error,
+    ) -> wasmtime_wasi_http::p2::bindings::http::types::ErrorCode {
         use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
         if error.is_incomplete_message() { ErrorCode::HttpResponseIncomplete } else { ErrorCode::HttpProtocolError }
     }
 
-    fn p3_error_from_hyper(&mut self, error: &hyper::Error) -> wasmtime_wasi_http::p3::bindings::http::types::ErrorCode {
+    fn p3_error_from_hyper(
+        &mut self,
+        error: &hyper::Error,
+    ) -> wasmtime_wasi_http::p3::bindings::http::types::ErrorCode {
         use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode;
         if error.is_incomplete_message() { ErrorCode::HttpResponseIncomplete } else { ErrorCode::HttpProtocolError }
     }
@@ -175,11 +196,7 @@ impl Sender {
         }
     }
 
-    async fn handshake(
-        &self,
-        target: &Target,
-        stream: TcpStream,
-    ) -> Result<(http1::SendRequest<WasiBody>, Io), Error> {
+    async fn handshake(&self, target: &Target, stream: TcpStream) -> Result<(http1::SendRequest<WasiBody>, Io), Error> {
         if !target.tls {
             return http(stream).await;
         }
@@ -292,32 +309,4 @@ impl http_body::Body for Answer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn addressed(uri: &str) -> (String, String) {
-        let body = http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync();
-        let mut request = Request::builder().uri(uri).body(body).expect("a request");
-        let target = Target::of(request.uri()).expect("a target");
-        address_to(&mut request, &target).expect("it can be addressed");
-        (request.uri().to_string(), format!("{:?}", request.headers()[HOST]))
-    }
-
-    #[test]
-    fn a_request_goes_out_in_origin_form() {
-        assert_eq!(addressed("https://a.b/c?d=e"), ("/c?d=e".to_owned(), "\"a.b\"".to_owned()));
-        assert_eq!(addressed("https://a.b:443"), ("/".to_owned(), "\"a.b\"".to_owned()));
-        assert_eq!(addressed("http://a.b:81?x"), ("/?x".to_owned(), "\"a.b:81\"".to_owned()));
-    }
-
-    #[test]
-    fn the_operators_exceptions_are_exact() {
-        let network = Network::new(vec!["10.0.0.7:9000".parse().expect("an address")]).expect("TLS");
-        let allows = |text: &str| network.allows(text.parse().expect("an address"));
-        assert!(allows("10.0.0.7:9000"));
-        assert!(!allows("10.0.0.7:9001"));
-        assert!(!allows("10.0.0.8:9000"));
-        assert!(!allows("127.0.0.1:9000"));
-        assert!(allows("1.1.1.1:443"));
-    }
-}
+mod tests;

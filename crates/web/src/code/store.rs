@@ -20,7 +20,11 @@ fn refused(error: KvError) -> KeyValueError {
         KvError::NotANumber => KeyValueError::NotANumber,
         KvError::Busy => KeyValueError::Busy,
         KvError::Closed => KeyValueError::Broken("the box is going down".to_owned()),
-        KvError::Broken(why) => KeyValueError::Broken(why),
+        KvError::Broken(why) => {
+            // It names paths and SQLite's own words: for the operator's log, not the tenant's.
+            tracing::error!("a database failed: {why}");
+            KeyValueError::Broken("its operator finds the reason in the box's log".to_owned())
+        }
     }
 }
 

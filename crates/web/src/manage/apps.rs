@@ -102,7 +102,13 @@ pub(crate) async fn stage_rollback(call: Call) -> Answer {
     let (app, stage): (Name, Name) = (call.param("app")?, call.param("stage")?);
     let deployed = detached(call, async move |call| {
         let command =
-            Command::StageRollback { tenant: call.tenant(), app: app.clone(), stage: stage.clone(), to: asked.to };
+            Command::StageRollback {
+                tenant: call.tenant(),
+                app: app.clone(),
+                stage: stage.clone(),
+                to: asked.to,
+                running: asked.running,
+            };
         let release = call.propose(command).await?.release;
         deployed(call, &app, &stage, release)
     })
@@ -148,7 +154,7 @@ pub(crate) fn stage_share(call: &Call) -> Answer {
     }
     let key = tenant_key(&call.cloud.key, &tenant).map_err(|error| Refusal::failed(error.into()))?;
     let expires = now().plus(life);
-    let pass = Pass { app: app.id, stage: stage.name.as_str(), expires }.sign(&key);
+    let pass = Pass { stage: stage.database, expires }.sign(&key);
     let url = format!("{}?{PASS}={pass}", call.cloud.url(&tenant.name, &app.name, &stage.name));
     json(&Shared { url, expires })
 }

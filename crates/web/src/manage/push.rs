@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use api::{ChunksAsked, ChunksMissing, Deployed, File, Index, Push};
 use base::limits::{
-    ASSET_PATH_BYTES_MAX, CHUNK_BYTES_MAX, COMPONENT_BYTES_MAX, FILE_BYTES_MAX, MISSING_DIGESTS_MAX, RELEASE_BYTES_MAX,
-    RELEASE_FILES_MAX,
+    ASSET_PATH_BYTES_MAX, CHUNK_BYTES_MAX, COMPONENT_BYTES_MAX, FILE_BYTES_MAX, MANIFEST_BYTES_MAX, MISSING_DIGESTS_MAX,
+    RELEASE_BYTES_MAX, RELEASE_FILES_MAX,
 };
 use base::{Digest, Name, TenantId, chain};
 use bytes::Bytes;
@@ -73,6 +73,12 @@ fn check(push: &Push) -> Result<(), Refusal> {
     if !faults.is_empty() {
         return Err(Refusal::manifest(faults));
     }
+    let manifest_bytes = serde_json::to_vec(&push.manifest).map_err(|error| Refusal::failed(error.into()))?.len();
+    if manifest_bytes > MANIFEST_BYTES_MAX {
+        // The record holds it for as long as the release is remembered, in memory and on every box.
+        let said = format!("the manifest has {manifest_bytes} bytes as JSON, more than {MANIFEST_BYTES_MAX}");
+        return Err(Refusal::bad("too_large", said).help("keep data in a KV bucket or a file, not in [env]"));
+    }
     same_names("static folder", push.manifest.statics.keys(), push.index.statics.keys())?;
     same_names("component", push.manifest.components.keys(), push.index.components.keys())?;
     let files = push.index.files().count();
@@ -110,10 +116,10 @@ fn same_names<'a>(
 
 /// A path below a static folder. It is only ever a map's key, but what can't be asked for has no business there.
 fn check_path(path: &str) -> Result<(), Refusal> {
-    let shown: String = path.chars().take(120).collect();
+    let shown: String = path.escape_debug().take(120).collect();
     let wrong = path.is_empty()
         || path.len() > ASSET_PATH_BYTES_MAX
-        || path.contains(['\\', '\0'])
+        || path.contains(|ch: char| ch == '\\' || ch.is_control())
         || path.split('/').any(|part| matches!(part, "" | "." | ".."));
     if wrong { Err(Refusal::bad("wrong_path", format!("`{shown}` is not a path below a static folder"))) } else { Ok(()) }
 }
@@ -135,8 +141,14 @@ fn check_file(name: &str, file: &File, max: u64) -> Result<u64, Refusal> {
 
 /// Every chunk is there, with the size that the index says. Gives each digest once.
 async fn uploaded(cloud: &Cloud, tenant: TenantId, index: &Index) -> Result<Vec<Digest>, Refusal> {
-    let chunks: BTreeMap<Digest, u64> =
-        index.files().flat_map(|file| &file.chunks).map(|chunk| (chunk.digest, chunk.size)).collect();
+    let mut chunks = BTreeMap::new();
+    for chunk in index.files().flat_map(|file| &file.chunks) {
+        let size = *chunks.entry(chunk.digest).or_insert(chunk.size);
+        if size != chunk.size {
+            let said = format!("chunk {} has {size} bytes in one place of the index and {} in another", chunk.digest, chunk.size);
+            return Err(Refusal::bad("wrong_index", said));
+        }
+    }
     let store = cloud.store.chunks.clone();
     blocking(move || {
         let digests: Vec<Digest> = chunks.keys().copied().collect();
@@ -189,14 +201,28 @@ fn ungranted(name: &Name, manifest: &Manifest, compiled: &Compiled) -> Vec<Fault
         }),
         Need::Always | Need::KeyValue | Need::Config | Need::OutgoingHttp => None,
     };
-    compiled.imports.iter().filter_map(fault).collect()
+    let mut faults: Vec<Fault> = compiled.imports.iter().filter_map(fault).collect();
+    // One line in the manifest mends all imports of buckets, which stand together.
+    faults.dedup_by(|later, first| later.at == first.at && later.help == first.help && first.at == "bindings.kv");
+    faults
 }
 
 fn uncompiled(name: &Name, error: CompileError) -> Refusal {
     match error {
         CompileError::Busy => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", error.to_string()),
         CompileError::Start(_) | CompileError::Store(_) => Refusal::failed(error.into()),
-        error => Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "wrong_component", format!("component {name}: {}", chain(&error))),
+        error => {
+            let help = match &error {
+                CompileError::UnknownImport { .. } => Some("build it without: a component may import wasi:cli, clocks, config, http, io, keyvalue and random"),
+                CompileError::Invalid(_) => Some("build it anew: the file may have been cut or changed since"),
+                _ => None,
+            };
+            let refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "wrong_component", format!("component {name}: {}", chain(&error)));
+            match help {
+                Some(help) => refusal.help(help),
+                None => refusal,
+            }
+        }
     }
 }
 
@@ -261,7 +287,7 @@ mod tests {
         for path in ["a", "a/b.txt", "ü/ß", ".well-known/x"] {
             assert!(check_path(path).is_ok(), "{path}");
         }
-        for path in ["", "/a", "a/", "a//b", "../a", "a/../b", ".", "a\\b", "a\0", &"a".repeat(2_000)] {
+        for path in ["", "/a", "a/", "a//b", "../a", "a/../b", ".", "a\\b", "a\0", "a\nb", "a\x1b[2J", &"a".repeat(2_000)] {
             assert!(check_path(path).is_err(), "{path}");
         }
     }

@@ -5,6 +5,7 @@ use std::error::Error;
 use api::{Method, Problem};
 use auth::Denied;
 use base::chain;
+use base::limits::{API_BODY_TIME_MAX, API_REQUESTS_AT_ONCE, API_REQUESTS_PER_TENANT_AT_ONCE};
 use http::{HeaderValue, Response, StatusCode, header};
 use persist::ProposeError;
 use state::manifest::Fault;
@@ -64,7 +65,7 @@ impl Refusal {
     }
 
     pub(crate) fn parameter(name: &'static str, said: &str) -> Self {
-        Self::bad("wrong_parameter", format!("{name} in the path: {said}"))
+        Self::bad("wrong_parameter", format!("the parameter {name}: {said}"))
     }
 
     pub(crate) fn body(error: &serde_json::Error) -> Self {
@@ -77,8 +78,20 @@ impl Refusal {
             .help("send it as it is, without Content-Encoding")
     }
 
+    pub(crate) fn busy() -> Self {
+        let said = format!(
+            "the box answers {API_REQUESTS_AT_ONCE} API requests at once, {API_REQUESTS_PER_TENANT_AT_ONCE} of them for one tenant"
+        );
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", said).help("try again in a second")
+    }
+
     pub(crate) fn too_large(max: usize) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", format!("the body is larger than {max} bytes"))
+    }
+
+    pub(crate) fn too_slow() -> Self {
+        let most = API_BODY_TIME_MAX.as_secs();
+        Self::new(StatusCode::REQUEST_TIMEOUT, "too_slow", format!("the body took longer than {most} s"))
     }
 
     pub(crate) fn broken_off() -> Self {
@@ -137,6 +150,7 @@ impl Refusal {
     }
 
     /// The box's own failure. Its cause goes to the box's log, not to the caller.
+    #[expect(clippy::needless_pass_by_value, reason = "callers make the box from what they have with `into`")]
     pub(crate) fn failed(error: Box<dyn Error + Send + Sync>) -> Self {
         let mut refusal = Self::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the box failed to do it")
             .help("the box's log has the reason under this request's id");

@@ -86,6 +86,9 @@ pub(crate) async fn token_create(call: Call) -> Answer {
     if call.tenant.is_some() && asked.grant == Grant::Operate {
         return Err(Refusal::bad("wrong_grant", "a tenant's token can't operate the cloud").help("an operator makes those: firm token create --operators"));
     }
+    if asked.expires_in == Some(0) {
+        return Err(Refusal::bad("wrong_life", "a token lives 1 second or longer").help("leave expires_in out for one that never expires"));
+    }
     let minted = mint_token().map_err(|error| Refusal::failed(error.into()))?;
     let created = TokenCreated { token: minted.id, secret: minted.secret };
     let command = Command::TokenCreate {

@@ -9,7 +9,11 @@
 //! | `/bomb` | takes memory for ever |
 //! | `/trap` | traps |
 //! | `/trap-mid-stream` | promises 20 bytes, sends 10, then traps |
+//! | `/trap-unmeasured` | the same, but promises no length |
 //! | `/mute` | returns without answering |
+//! | `/exit` | exits |
+//! | `/answer?status=&header=NAME:VALUE&body=` | that; `header` may come again. Refused ones are left out |
+//! | `/hoard?what=fields\|cas` | makes the host keep things for it, as many as it lets: `{"held", "refused"}` |
 //! | `/sleep?ms=` | waits |
 //! | `/env`, `/config?key=` | the environment; one configuration value, or all of them without `key` |
 //! | `/echo` | sends the request's body back as it comes in |
@@ -20,7 +24,7 @@
 //! | `/kv?bucket=&op=get\|set\|delete\|exists\|list&key=&value=` | one operation: `{"ok"}`, or `{"error"}` |
 //! | `/log?line=&n=`, `/err?line=&n=` | lines to standard output and error |
 //! | `/clock`, `/random` | both clocks; 16 bytes in hex |
-//! | `/files`, `/connect?address=` | how many folders it was given; what a TCP connection to there says |
+//! | `/files`, `/connect?address=`, `/resolve?name=` | how many folders it was given; what a TCP connection or a look-up says |
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -35,6 +39,7 @@ mod granted {
     pub use wasi::config::store as config;
     pub use wasi::keyvalue::store as keyvalue;
 }
+use granted::wasi::keyvalue::atomics;
 use granted::{config, keyvalue};
 
 /// What one write to a stream may hold, by wasi:io.
@@ -60,8 +65,12 @@ impl wasip2::exports::http::incoming_handler::Guest for Probe {
             "/recurse" => text(out, &deeper(u64::from(seen)).to_string()),
             "/bomb" => bomb(),
             "/trap" => core::arch::wasm32::unreachable(),
-            "/trap-mid-stream" => trap_mid_stream(out),
+            "/trap-mid-stream" => trap_mid_stream(out, &[("content-length", "20")]),
+            "/trap-unmeasured" => trap_mid_stream(out, &[]),
             "/mute" => {}
+            "/exit" => wasip2::cli::exit::exit(Err(())),
+            "/answer" => told(out, &query),
+            "/hoard" => answer(out, &hoard(&query.text("what"))),
             "/sleep" => {
                 sleep(query.number("ms"));
                 text(out, "slept\n");
@@ -80,6 +89,7 @@ impl wasip2::exports::http::incoming_handler::Guest for Probe {
             "/random" => text(out, &hex(&wasip2::random::random::get_random_bytes(16))),
             "/files" => answer(out, &json!(wasip2::filesystem::preopens::get_directories().len())),
             "/connect" => answer(out, &connect(&query.text("address")).unwrap_or_else(error)),
+            "/resolve" => answer(out, &resolve(&query.text("name")).unwrap_or_else(error)),
             _ => send(respond(out, 404, &[("content-type", "text/plain")]), b"no such probe\n"),
         }
     }
@@ -116,12 +126,63 @@ fn bomb() {
     }
 }
 
-fn trap_mid_stream(out: ResponseOutparam) {
-    let body = respond(out, 200, &[("content-length", "20")]);
+fn trap_mid_stream(out: ResponseOutparam, headers: &[(&str, &str)]) {
+    let body = respond(out, 200, headers);
     write(&body.write().expect("the body is new"), b"0123456789");
     // Long enough for them to be on their way.
     sleep(100);
     core::arch::wasm32::unreachable()
+}
+
+fn told(out: ResponseOutparam, query: &Query) {
+    let fields = Fields::new();
+    for (name, header) in form_urlencoded::parse(query.0.as_bytes()) {
+        if name == "header"
+            && let Some((name, value)) = header.split_once(':')
+        {
+            // What the host refuses is what the tests want to know of, from the answer.
+            let _ = fields.append(name, value.as_bytes());
+        }
+    }
+    let response = OutgoingResponse::new(fields);
+    let status = query.text("status").parse().unwrap_or(200);
+    response.set_status_code(status).expect("the test asks for a status that there is");
+    let body = response.body().expect("it is taken once");
+    ResponseOutparam::set(out, Ok(response));
+    send(body, query.text("body").as_bytes());
+}
+
+/// Takes and takes what costs the guest a handle and the host memory.
+fn hoard(what: &str) -> Value {
+    /// More than any bound on handles.
+    const TRIES: usize = 20_000;
+    let mut refused = None;
+    let held = match what {
+        "fields" => {
+            let value = vec![b'x'; 30_000];
+            let mut held = Vec::new();
+            while held.len() < TRIES && refused.is_none() {
+                let fields = Fields::new();
+                refused = (0..2).find_map(|_| fields.append("x", &value).err()).map(|failure| format!("{failure:?}"));
+                held.push(fields);
+            }
+            held.len()
+        }
+        "cas" => {
+            let bucket = keyvalue::open("probe").expect("it is bound");
+            bucket.set("large", &vec![b'x'; 1 << 20]).expect("a value may be that long");
+            let mut held = Vec::new();
+            while held.len() < TRIES && refused.is_none() {
+                match atomics::Cas::new(&bucket, "large") {
+                    Ok(cas) => held.push(cas),
+                    Err(failure) => refused = Some(format!("{failure:?}")),
+                }
+            }
+            held.len()
+        }
+        other => panic!("there is no {other} to hoard"),
+    };
+    json!({ "held": held, "refused": refused })
 }
 
 fn sleep(ms: u64) {
@@ -273,6 +334,16 @@ fn connect(address: &str) -> Result<Value, String> {
     socket.subscribe().block();
     socket.finish_connect().map_err(failed)?;
     Ok(json!({ "ok": "connected" }))
+}
+
+fn resolve(name: &str) -> Result<Value, String> {
+    use wasip2::sockets::ip_name_lookup::resolve_addresses;
+    let network = wasip2::sockets::instance_network::instance_network();
+    let failed = |code: wasip2::sockets::network::ErrorCode| format!("{code:?}");
+    let stream = resolve_addresses(&network, name).map_err(failed)?;
+    stream.subscribe().block();
+    let address = stream.resolve_next_address().map_err(failed)?;
+    Ok(json!({ "ok": format!("{address:?}") }))
 }
 
 fn respond(out: ResponseOutparam, status: u16, headers: &[(&str, &str)]) -> OutgoingBody {
