@@ -19,3 +19,5 @@ mod isolation;
 mod road;
 #[path = "cloud/stages.rs"]
 mod stages;
+#[path = "cloud/visitors.rs"]
+mod visitors;

@@ -292,7 +292,7 @@ pub struct SecretSet {
 pub struct DomainView {
     pub domain: Domain,
     pub at: Timestamp,
-    /// Was a certificate uploaded? Otherwise the cloud's own authority signs one.
+    /// Was a certificate uploaded? Without one, TLS to the domain fails: the cloud signs for its own names alone.
     pub certificate: bool,
 }
 

@@ -33,10 +33,7 @@ impl Name {
 fn is_label(text: &str) -> bool {
     let bytes = text.as_bytes();
     let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
-    !bytes.is_empty()
-        && bytes.iter().all(inner)
-        && bytes.first() != Some(&b'-')
-        && bytes.last() != Some(&b'-')
+    !bytes.is_empty() && bytes.iter().all(inner) && bytes.first() != Some(&b'-') && bytes.last() != Some(&b'-')
 }
 
 impl FromStr for Name {
@@ -69,9 +66,7 @@ impl Domain {
     /// Is this `parent`, or a name below it?
     #[must_use]
     pub fn is_within(&self, parent: &str) -> bool {
-        self.0
-            .strip_suffix(parent)
-            .is_some_and(|before| before.is_empty() || before.ends_with('.'))
+        self.0.strip_suffix(parent).is_some_and(|before| before.is_empty() || before.ends_with('.'))
     }
 }
 
@@ -127,7 +122,8 @@ mod tests {
         for right in ["a", "shop", "shop-2", "7", &"a".repeat(NAME_BYTES_MAX)] {
             assert!(right.parse::<Name>().is_ok(), "{right}");
         }
-        for wrong in ["", "-a", "a-", "a--b", "Shop", "a.b", "a/b", "..", "a b", "é", &"a".repeat(NAME_BYTES_MAX + 1)] {
+        for wrong in ["", "-a", "a-", "a--b", "Shop", "a.b", "a/b", "..", "a b", "é", &"a".repeat(NAME_BYTES_MAX + 1)]
+        {
             assert!(wrong.parse::<Name>().is_err(), "{wrong}");
         }
     }
@@ -137,7 +133,9 @@ mod tests {
         for right in ["shop.example", "a.b.c", "xn--bcher-kva.example"] {
             assert!(right.parse::<Domain>().is_ok(), "{right}");
         }
-        for wrong in ["shop", "shop.example.", ".example", "a..b", "Shop.example", "shop.example:80", "127.0.0.1", "*.example"] {
+        for wrong in
+            ["shop", "shop.example.", ".example", "a..b", "Shop.example", "shop.example:80", "127.0.0.1", "*.example"]
+        {
             assert!(wrong.parse::<Domain>().is_err(), "{wrong}");
         }
     }

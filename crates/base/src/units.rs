@@ -48,8 +48,10 @@ impl FromStr for Bytes {
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, factor) =
-            SIZES.into_iter().find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor)).unwrap_or(("B", 1));
+        let (unit, factor) = SIZES
+            .into_iter()
+            .find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor))
+            .unwrap_or(("B", 1));
         write!(f, "{}{unit}", self.0 / factor)
     }
 }
@@ -112,7 +114,8 @@ impl FromStr for Rate {
         let count: u64 = count.trim().parse().map_err(|_| refused(text, WANTED))?;
         let period = period.trim();
         // `100/s` says one second without saying one.
-        let period = if period.starts_with(|ch: char| ch.is_ascii_digit()) { period.to_owned() } else { format!("1{period}") };
+        let period =
+            if period.starts_with(|ch: char| ch.is_ascii_digit()) { period.to_owned() } else { format!("1{period}") };
         let period = period.parse::<Span>().map_err(|_| refused(text, WANTED))?.0;
         if count == 0 || period.is_zero() {
             return Err(refused(text, WANTED));

@@ -22,7 +22,9 @@ use crate::cli::out::Out;
 
 /// Options of `firm up`
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  firm up\n  firm up --dir /srv/firm --port 443 --http-port 80 --listen 0.0.0.0 --domain cloud.example\n  firm up --json   # one object on standard output once it serves")]
+#[command(
+    after_help = "Examples:\n  firm up\n  firm up --dir /srv/firm --port 443 --http-port 80 --listen 0.0.0.0 --domain cloud.example\n  firm up --json   # one object on standard output once it serves"
+)]
 pub struct UpArgs {
     /// Where everything is kept [default: firmament in the user's data directory]
     #[arg(long, env = "FIRM_DIR")]
@@ -71,7 +73,11 @@ struct Serving<'a> {
 
 /// Runs until told to stop.
 pub fn run(args: &UpArgs, out: Out) -> Outcome {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     let settings = settings(args)?;
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -102,7 +108,8 @@ async fn serve(args: &UpArgs, settings: Settings, out: Out) -> Outcome {
     let node = Node::start(Arc::clone(&cloud)).map_err(|error| not_listening(&error))?;
     let token = operator_token(&dir)?;
     let founded = cloud.found(&args.first_tenant, &token).await.map_err(|error| Failure::of(Exit::Refused, &error))?;
-    let tenant = cloud.record().tenants().next().map_or_else(|| args.first_tenant.clone(), |tenant| tenant.name.clone());
+    let tenant =
+        cloud.record().tenants().next().map_or_else(|| args.first_tenant.clone(), |tenant| tenant.name.clone());
     register(args, &cloud, &token, &tenant, &out);
     say(args, &dir, &tenant, founded, &out)?;
     stop.asked().await;
@@ -123,10 +130,12 @@ fn settings(args: &UpArgs) -> Outcome<Settings> {
     let domain = args.domain.trim_end_matches('.').to_lowercase();
     let is_domain = domain == "localhost" || domain.parse::<base::Domain>().is_ok();
     if !is_domain {
-        return Err(Failure::usage(format!("`{domain}` is not a domain")).help("write a name such as cloud.example, or leave it out"));
+        return Err(Failure::usage(format!("`{domain}` is not a domain"))
+            .help("write a name such as cloud.example, or leave it out"));
     }
-    let program = std::env::current_exe()
-        .map_err(|error| Failure::of(Exit::Refused, &error).help("the compile process is this program again: it must be readable"))?;
+    let program = std::env::current_exe().map_err(|error| {
+        Failure::of(Exit::Refused, &error).help("the compile process is this program again: it must be readable")
+    })?;
     Ok(Settings {
         dir: data_dir(args.dir.as_deref())?,
         domain,
@@ -145,8 +154,10 @@ fn data_dir(asked: Option<&Path>) -> Outcome<PathBuf> {
         None => {
             let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
             let data = set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")));
-            data.ok_or_else(|| Failure::usage("there is no home directory to keep the data in").help("say where: firm up --dir DIR"))?
-                .join("firmament")
+            data.ok_or_else(|| {
+                Failure::usage("there is no home directory to keep the data in").help("say where: firm up --dir DIR")
+            })?
+            .join("firmament")
         }
     };
     std::path::absolute(&dir).map_err(|error| Failure::of(Exit::Refused, &error))
@@ -156,14 +167,16 @@ fn data_dir(asked: Option<&Path>) -> Outcome<PathBuf> {
 fn operator_token(dir: &Path) -> Outcome<Minted> {
     let path = dir.join("operator.token");
     let failed = |error: &dyn std::error::Error| {
-        Failure::of(Exit::Refused, error).help(format!("the operator's token is kept in {}: check that it can be read and written", path.display()))
+        Failure::of(Exit::Refused, error)
+            .help(format!("the operator's token is kept in {}: check that it can be read and written", path.display()))
     };
     match std::fs::read_to_string(&path) {
         Ok(secret) => {
             let secret = secret.trim().to_owned();
             let id = secret.split('_').nth(1).and_then(|id| id.parse::<TokenId>().ok());
             let id = id.ok_or_else(|| {
-                Failure::new(Exit::Refused, format!("{} holds no token", path.display())).help("remove it: a new one is made")
+                Failure::new(Exit::Refused, format!("{} holds no token", path.display()))
+                    .help("remove it: a new one is made")
             })?;
             let hash = Digest::of(secret.as_bytes());
             Ok(Minted { id, secret, hash })
@@ -227,11 +240,12 @@ fn not_listening(error: &ListenError) -> Failure {
     match error {
         ListenError::Taken(address) => {
             let port = address.port();
-            failure.help(format!("see who has it with `ss -ltnp 'sport = :{port}'`, or choose others: firm up --port N --http-port M"))
+            failure.help(format!(
+                "see who has it with `ss -ltnp 'sport = :{port}'`, or choose others: firm up --port N --http-port M"
+            ))
         }
-        ListenError::Bind { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
-            failure.help("ports under 1024 need root or CAP_NET_BIND_SERVICE; choose others: firm up --port N --http-port M")
-        }
+        ListenError::Bind { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => failure
+            .help("ports under 1024 need root or CAP_NET_BIND_SERVICE; choose others: firm up --port N --http-port M"),
         _ => failure,
     }
 }

@@ -202,13 +202,12 @@ fn this_build_reads_format_1() {
             r1 live Push d33fb48ab5ad {} Some("git 1234567")
             r2 live Env(ReleaseNo(1)) d33fb48ab5ad {"GREETING": "G'day"} Some("git 1234567")
             r4 live Promote(ReleaseNo(3)) dc770fff53f5 {"GREETING": "G'day"} None
-            r5 live Env(ReleaseNo(1)) d33fb48ab5ad {} Some("git 1234567")
-            r6 draft Push dbec0e689fb6 {} None
-            r7 live Push 37392008a949 {} None
-            draft runs Some(ReleaseNo(6)) on database 17
-              env {}, secrets [], history ["r6 Push"]
-            live runs Some(ReleaseNo(7)) on database 3
-              env {}, secrets ["API_KEY"], history ["r1 Push", "r2 Env", "r4 Promote", "r2 Rollback", "r1 Rollback", "r5 Env", "r7 Push"]
-        tenant 18 other
+            r5 draft Push dbec0e689fb6 {} None
+            r6 live Push 37392008a949 {} None
+            draft runs Some(ReleaseNo(5)) on database 15
+              env {}, secrets [], history ["r5 Push"]
+            live runs Some(ReleaseNo(6)) on database 3
+              env {}, secrets ["API_KEY"], history ["r1 Push", "r2 Env", "r4 Promote", "r2 Rollback", "r1 Rollback", "r6 Push"]
+        tenant 16 other
     "#]].assert_eq(&said);
 }

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use base::limits::{
-    APPS_PER_TENANT_MAX, DOMAINS_PER_APP_MAX, ENV_BYTES_MAX, ENV_VALUE_BYTES_MAX, ENV_VARS_MAX, LABEL_BYTES_MAX, LABEL_TEXT_BYTES_MAX,
-    RELEASES_PER_APP_MAX, STAGE_HISTORY_MAX, STAGES_PER_APP_MAX, TENANTS_MAX, TOKENS_PER_TENANT_MAX,
+    APPS_PER_TENANT_MAX, DOMAINS_PER_APP_MAX, ENV_BYTES_MAX, ENV_VALUE_BYTES_MAX, ENV_VARS_MAX, LABEL_BYTES_MAX,
+    LABEL_TEXT_BYTES_MAX, RELEASES_PER_APP_MAX, STAGE_HISTORY_MAX, STAGES_PER_APP_MAX, TENANTS_MAX,
+    TOKENS_PER_TENANT_MAX,
 };
 use base::{AppId, DatabaseId, Digest, Domain, Name, ReleaseNo, TenantId, TokenId};
 
@@ -112,9 +113,12 @@ impl Record {
         let tenant = self.tenants.remove(&id).ok_or(Refusal::NoTenant(id))?;
         self.tokens.retain(|_, token| token.tenant != Some(id));
         self.domains.retain(|_, claim| claim.tenant != id);
-        let mut events: Vec<_> = tenant.apps.keys().map(|app| Event::AppChanged { tenant: id, app: app.clone() }).collect();
+        let mut events: Vec<_> =
+            tenant.apps.keys().map(|app| Event::AppChanged { tenant: id, app: app.clone() }).collect();
         for app in tenant.apps.values() {
-            events.extend(app.stages.values().map(|stage| Event::DatabaseDropped { tenant: id, database: stage.database }));
+            events.extend(
+                app.stages.values().map(|stage| Event::DatabaseDropped { tenant: id, database: stage.database }),
+            );
         }
         events.extend([Event::DomainsChanged, Event::TenantDropped { tenant: id }]);
         Ok(Applied { events, ..Applied::default() })
@@ -136,7 +140,8 @@ impl Record {
         let held = self.tokens.values().filter(|token| token.tenant == *tenant).count();
         room("tokens of a tenant", held, TOKENS_PER_TENANT_MAX)?;
         let label = cut(label);
-        let token = Token { id: *id, tenant: *tenant, grant: *grant, label, hash: *hash, created: entry.at, expires: *expires };
+        let token =
+            Token { id: *id, tenant: *tenant, grant: *grant, label, hash: *hash, created: entry.at, expires: *expires };
         self.tokens.insert(*id, Arc::new(token));
         Ok(Applied::default())
     }
@@ -225,15 +230,14 @@ impl Record {
         {
             return Err(Refusal::Overtaken { app: app_name, stage: stage_name, running, wanted });
         }
-        let target = match to {
-            Some(no) => app.releases.get(&no).filter(|release| release.stage == *stage).ok_or_else(|| Refusal::NoRelease {
-                app: app_name.clone(),
-                stage: stage_name.clone(),
-                release: no,
-            })?,
-            None => earlier(app, stage, running)
-                .ok_or_else(|| Refusal::NothingEarlier { app: app_name.clone(), stage: stage_name.clone() })?,
-        };
+        let target =
+            match to {
+                Some(no) => app.releases.get(&no).filter(|release| release.stage == *stage).ok_or_else(|| {
+                    Refusal::NoRelease { app: app_name.clone(), stage: stage_name.clone(), release: no }
+                })?,
+                None => earlier(app, stage, running)
+                    .ok_or_else(|| Refusal::NothingEarlier { app: app_name.clone(), stage: stage_name.clone() })?,
+            };
         if target.no == running {
             return Err(Refusal::RunsAlready { app: app_name, stage: stage_name, release: running });
         }
@@ -250,10 +254,8 @@ impl Record {
             return Err(Refusal::LiveStays);
         }
         let app = self.app_mut(tenant, name)?;
-        let gone = app
-            .stages
-            .remove(stage)
-            .ok_or_else(|| Refusal::NoStage { app: name.clone(), stage: stage.clone() })?;
+        let gone =
+            app.stages.remove(stage).ok_or_else(|| Refusal::NoStage { app: name.clone(), stage: stage.clone() })?;
         let mut events = vec![changed(tenant, name), Event::DatabaseDropped { tenant, database: gone.database }];
         let dropped = app.releases.extract_if(.., |_, release| release.stage == *stage);
         events.extend(dropped.map(|(_, release)| Event::ReleaseDropped { tenant, content: release.content }));
@@ -303,7 +305,15 @@ impl Record {
         Ok(release(entry, tenant, app, stage, made))
     }
 
-    fn secret_set(&mut self, entry: &Entry, tenant: TenantId, name: &Name, stage: &Name, secret: &str, value: &Sealed) -> Outcome {
+    fn secret_set(
+        &mut self,
+        entry: &Entry,
+        tenant: TenantId,
+        name: &Name,
+        stage: &Name,
+        secret: &str,
+        value: &Sealed,
+    ) -> Outcome {
         variable_checked(secret, "")?;
         let held = self.app(tenant, name.as_str()).and_then(|app| app.stage(stage.as_str()));
         if let Some(held) = held
@@ -367,7 +377,9 @@ impl Record {
         self.domains.retain(|_, claim| claim.tenant != id || claim.app != *name);
         let mut events = vec![changed(id, name), Event::DomainsChanged, Event::AppDropped { tenant: id, app: app.id }];
         events.extend(app.stages.values().map(|stage| Event::DatabaseDropped { tenant: id, database: stage.database }));
-        events.extend(app.releases.values().map(|release| Event::ReleaseDropped { tenant: id, content: release.content }));
+        events.extend(
+            app.releases.values().map(|release| Event::ReleaseDropped { tenant: id, content: release.content }),
+        );
         Ok(Applied { events, ..Applied::default() })
     }
 
@@ -390,7 +402,9 @@ impl Record {
         }
         let tenant = self.tenants.get(&id).ok_or(Refusal::NoTenant(id))?;
         match tenant.apps.get(name) {
-            Some(app) if !app.stages.contains_key(stage) => room("stages of an app", app.stages.len(), STAGES_PER_APP_MAX)?,
+            Some(app) if !app.stages.contains_key(stage) => {
+                room("stages of an app", app.stages.len(), STAGES_PER_APP_MAX)?
+            }
             Some(_) => {}
             None => room("apps of a tenant", tenant.apps.len(), APPS_PER_TENANT_MAX)?,
         }
@@ -484,7 +498,9 @@ fn room(what: &'static str, held: usize, max: usize) -> Result<(), Refusal> {
 fn variable_checked(name: &str, value: &str) -> Result<(), Refusal> {
     variable_name(name).map_err(Refusal::Variable)?;
     if value.len() > ENV_VALUE_BYTES_MAX || value.contains('\0') {
-        return Err(Refusal::Variable(format!("the value of {name} is longer than {ENV_VALUE_BYTES_MAX} bytes, or has a NUL")));
+        return Err(Refusal::Variable(format!(
+            "the value of {name} is longer than {ENV_VALUE_BYTES_MAX} bytes, or has a NUL"
+        )));
     }
     Ok(())
 }

@@ -39,15 +39,43 @@ impl std::fmt::Display for Actor {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
-    TenantCreate { name: Name, key: Sealed },
-    TenantDelete { tenant: TenantId },
-    TokenCreate { id: TokenId, tenant: Option<TenantId>, grant: Grant, label: String, hash: Digest, expires: Option<Timestamp> },
-    TokenRevoke { tenant: Option<TenantId>, id: TokenId },
+    TenantCreate {
+        name: Name,
+        key: Sealed,
+    },
+    TenantDelete {
+        tenant: TenantId,
+    },
+    TokenCreate {
+        id: TokenId,
+        tenant: Option<TenantId>,
+        grant: Grant,
+        label: String,
+        hash: Digest,
+        expires: Option<Timestamp>,
+    },
+    TokenRevoke {
+        tenant: Option<TenantId>,
+        id: TokenId,
+    },
     /// Makes the app and the stage where they are missing, and runs the new release there.
-    ReleaseCreate { tenant: TenantId, app: Name, stage: Name, content: Digest, manifest: Box<Manifest>, source: Option<String> },
+    ReleaseCreate {
+        tenant: TenantId,
+        app: Name,
+        stage: Name,
+        content: Digest,
+        manifest: Box<Manifest>,
+        source: Option<String>,
+    },
     /// Runs what `from` runs on `to`, with `to`'s own variables, secrets and data. `release` refuses the promotion
     /// when `from` runs another one by now.
-    StagePromote { tenant: TenantId, app: Name, from: Name, to: Name, release: Option<ReleaseNo> },
+    StagePromote {
+        tenant: TenantId,
+        app: Name,
+        from: Name,
+        to: Name,
+        release: Option<ReleaseNo>,
+    },
     /// Runs an earlier release of the stage again, variables included; the one before the running, unless told.
     /// `running` refuses when the stage runs another one by now.
     StageRollback {
@@ -58,15 +86,47 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         running: Option<ReleaseNo>,
     },
-    StageDelete { tenant: TenantId, app: Name, stage: Name },
+    StageDelete {
+        tenant: TenantId,
+        app: Name,
+        stage: Name,
+    },
     /// Sets or (with none) takes away variables. A stage that runs gets a new release of the same content, unless
     /// they are so already.
-    EnvChange { tenant: TenantId, app: Name, stage: Name, changes: BTreeMap<String, Option<String>> },
-    SecretSet { tenant: TenantId, app: Name, stage: Name, name: String, value: Sealed },
-    SecretDelete { tenant: TenantId, app: Name, stage: Name, name: String },
-    DomainAdd { tenant: TenantId, app: Name, domain: Domain, certificate: Option<Certificate> },
-    DomainRemove { tenant: TenantId, app: Name, domain: Domain },
-    AppDelete { tenant: TenantId, app: Name },
+    EnvChange {
+        tenant: TenantId,
+        app: Name,
+        stage: Name,
+        changes: BTreeMap<String, Option<String>>,
+    },
+    SecretSet {
+        tenant: TenantId,
+        app: Name,
+        stage: Name,
+        name: String,
+        value: Sealed,
+    },
+    SecretDelete {
+        tenant: TenantId,
+        app: Name,
+        stage: Name,
+        name: String,
+    },
+    DomainAdd {
+        tenant: TenantId,
+        app: Name,
+        domain: Domain,
+        certificate: Option<Certificate>,
+    },
+    DomainRemove {
+        tenant: TenantId,
+        app: Name,
+        domain: Domain,
+    },
+    AppDelete {
+        tenant: TenantId,
+        app: Name,
+    },
 }
 
 /// What a command did.

@@ -13,8 +13,8 @@ use base::{Bytes, Name, Rate, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use check::variable_name;
 pub use check::Fault;
+pub(crate) use check::variable_name;
 pub use locate::{ManifestError, parse};
 
 /// What an app is: its code, files, routes, and what it may reach.

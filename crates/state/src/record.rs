@@ -203,13 +203,7 @@ pub struct Certificate {
 
 impl Default for Record {
     fn default() -> Self {
-        Self {
-            index: 0,
-            next_id: 1,
-            tenants: BTreeMap::new(),
-            tokens: BTreeMap::new(),
-            domains: BTreeMap::new(),
-        }
+        Self { index: 0, next_id: 1, tenants: BTreeMap::new(), tokens: BTreeMap::new(), domains: BTreeMap::new() }
     }
 }
 

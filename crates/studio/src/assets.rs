@@ -194,7 +194,9 @@ fn unreadable(folder: &Path, error: walkdir::Error) -> AssetsError {
     let path = error.path().unwrap_or(folder).to_owned();
     let is_link = fs::symlink_metadata(&path).is_ok_and(|about| about.is_symlink());
     match error.into_io_error() {
-        Some(source) if !is_link || source.kind() == io::ErrorKind::PermissionDenied => AssetsError::Read { path, source },
+        Some(source) if !is_link || source.kind() == io::ErrorKind::PermissionDenied => {
+            AssetsError::Read { path, source }
+        }
         // A link to nothing, to itself, or to a folder that it lies in.
         _ => AssetsError::Link(path),
     }

@@ -47,7 +47,12 @@ impl Cache {
     }
 
     /// The release's index, read and parsed where it isn't held.
-    pub(crate) async fn assets(&self, chunks: &Chunks, tenant: TenantId, content: Digest) -> Result<Rc<Assets>, AssetsError> {
+    pub(crate) async fn assets(
+        &self,
+        chunks: &Chunks,
+        tenant: TenantId,
+        content: Digest,
+    ) -> Result<Rc<Assets>, AssetsError> {
         if let Some(assets) = self.indexes.borrow_mut().get(&(tenant, content)) {
             return Ok(Rc::clone(assets));
         }

@@ -49,8 +49,14 @@ pub enum CloudError {
     #[error("the data can't be opened")]
     Store(#[source] StoreError),
     #[error("the box's key {path} can't be read or written")]
-    KeyFile { path: PathBuf, #[source] source: io::Error },
-    #[error("the box's key {path} is damaged: it has {bytes} bytes, not 32. Restore it: without it no secret can be read")]
+    KeyFile {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "the box's key {path} is damaged: it has {bytes} bytes, not 32. Restore it: without it no secret can be read"
+    )]
     KeyDamaged { path: PathBuf, bytes: usize },
     #[error("the box's authority can't be opened")]
     Tls(#[source] TlsError),

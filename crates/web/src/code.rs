@@ -122,7 +122,10 @@ pub(crate) async fn answer(
     let place = match code.turnstile.enter(code.timeout).await {
         Ok(place) => place,
         Err(TurnedAway::Full) => {
-            let why = format!("{} requests run and {WAITING_PER_PLACE_MAX} times as many wait: refused", code.turnstile.places());
+            let why = format!(
+                "{} requests run and {WAITING_PER_PLACE_MAX} times as many wait: refused",
+                code.turnstile.places()
+            );
             return unavailable(refuse(StatusCode::SERVICE_UNAVAILABLE, "This app is busy.", &why));
         }
         Err(TurnedAway::Late) => {
@@ -131,7 +134,9 @@ pub(crate) async fn answer(
         }
     };
     let Ok(share) = Arc::clone(&site.instances).try_acquire_owned() else {
-        let why = format!("{INSTANCES_PER_TENANT_MAX} requests run in the tenant's apps together, its share of the box: refused");
+        let why = format!(
+            "{INSTANCES_PER_TENANT_MAX} requests run in the tenant's apps together, its share of the box: refused"
+        );
         return unavailable(refuse(StatusCode::SERVICE_UNAVAILABLE, "This app is busy.", &why));
     };
     let program = match program(core, site, code, component).await {
@@ -163,7 +168,10 @@ pub(crate) async fn answer(
         Ok(answer) => {
             let (mut parts, body) = answer.into_parts();
             if parts.status.is_informational() {
-                let why = format!("it answered with status {}, which only announces an answer: refused", parts.status.as_u16());
+                let why = format!(
+                    "it answered with status {}, which only announces an answer: refused",
+                    parts.status.as_u16()
+                );
                 return refuse(StatusCode::BAD_GATEWAY, "This app failed.", &why);
             }
             strip_hop_by_hop(&mut parts.headers);
@@ -183,7 +191,9 @@ pub(crate) async fn answer(
 
 /// The visitor's connection broke, or its body is longer than one may be.
 fn body_error(error: Box<dyn std::error::Error + Send + Sync>) -> BodyError {
-    error.downcast::<hyper::Error>().map_or_else(|_| BodyError::HttpRequestBodySize(Some(REQUEST_BODY_BYTES_MAX)), |error| (*error).into())
+    error
+        .downcast::<hyper::Error>()
+        .map_or_else(|_| BodyError::HttpRequestBodySize(Some(REQUEST_BODY_BYTES_MAX)), |error| (*error).into())
 }
 
 /// The mapped program; compiled anew where an upgrade of the engine has made its artifact useless.
@@ -206,7 +216,11 @@ async fn program(core: &Rc<Core>, site: &Site, code: &Code, component: Digest) -
     sandbox.program(site.tenant, component).await.map_err(|error| chain(&error))
 }
 
-async fn chunk_json<T: serde::de::DeserializeOwned>(core: &Rc<Core>, tenant: TenantId, digest: Digest) -> Result<T, String> {
+async fn chunk_json<T: serde::de::DeserializeOwned>(
+    core: &Rc<Core>,
+    tenant: TenantId,
+    digest: Digest,
+) -> Result<T, String> {
     let bytes = core.assets.chunk(&core.cloud.store.chunks, tenant, digest).await.map_err(|error| chain(&error))?;
     serde_json::from_slice(&bytes).map_err(|error| error.to_string())
 }
@@ -217,11 +231,15 @@ fn failed(fault: &Fault, id: &str) -> Response<Body> {
         Fault::OutOfTime(_) => (StatusCode::GATEWAY_TIMEOUT, "This app took too long."),
         Fault::Busy => (StatusCode::SERVICE_UNAVAILABLE, "This box is busy."),
         Fault::BadRequest(_) => (StatusCode::BAD_REQUEST, "This request can't be put to the app."),
-        Fault::Trap(_) | Fault::OutOfCpu(_) | Fault::OutOfMemory(_) | Fault::NoResponse | Fault::Failed(_) | Fault::NoInstance(_) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, "This app failed.")
-        }
+        Fault::Trap(_)
+        | Fault::OutOfCpu(_)
+        | Fault::OutOfMemory(_)
+        | Fault::NoResponse
+        | Fault::Failed(_)
+        | Fault::NoInstance(_) => (StatusCode::INTERNAL_SERVER_ERROR, "This app failed."),
     };
-    let answer = Page { status, said, help: "Whoever runs it finds the reason in its log under the request below." }.answer(id);
+    let answer =
+        Page { status, said, help: "Whoever runs it finds the reason in its log under the request below." }.answer(id);
     if status == StatusCode::SERVICE_UNAVAILABLE { unavailable(answer) } else { answer }
 }
 

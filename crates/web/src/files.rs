@@ -46,7 +46,8 @@ pub(crate) struct Asked<'a> {
 /// Answers from a static folder.
 pub(crate) async fn answer(core: &Rc<Core>, asked: Asked<'_>) -> Response<Body> {
     if asked.method != Method::GET && asked.method != Method::HEAD {
-        let page = Page { status: StatusCode::METHOD_NOT_ALLOWED, said: "A file can only be read.", help: "Use GET or HEAD." };
+        let page =
+            Page { status: StatusCode::METHOD_NOT_ALLOWED, said: "A file can only be read.", help: "Use GET or HEAD." };
         let mut answer = page.answer(asked.request);
         answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return answer;
@@ -212,7 +213,8 @@ fn narrow(offset: u64) -> Result<usize, std::num::TryFromIntError> {
 
 fn content_type(path: &str) -> HeaderValue {
     let guess = mime_guess::from_path(path).first_raw().unwrap_or("application/octet-stream");
-    let text = guess.starts_with("text/") || matches!(guess, "application/javascript" | "application/json" | "image/svg+xml");
+    let text =
+        guess.starts_with("text/") || matches!(guess, "application/javascript" | "application/json" | "image/svg+xml");
     let named = if text { format!("{guess}; charset=utf-8") } else { guess.to_owned() };
     HeaderValue::try_from(named).unwrap_or(HeaderValue::from_static("application/octet-stream"))
 }
@@ -293,7 +295,8 @@ mod tests {
 
     #[test]
     fn what_isn_t_there_is_not_found_whatever_it_climbs() {
-        for path in ["/nothing", "/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/css/..%2findex.html", "/%00", "/css"] {
+        for path in ["/nothing", "/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/css/..%2findex.html", "/%00", "/css"]
+        {
             check(path, Meaning::File("404.html".to_owned(), StatusCode::NOT_FOUND));
         }
         check("/%ff", Meaning::Nothing);

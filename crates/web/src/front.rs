@@ -50,7 +50,9 @@ pub(crate) struct Peer {
 pub(crate) enum Scheme {
     Plain,
     /// With the name that the visitor asked for in the handshake.
-    Tls { name: Option<Arc<str>> },
+    Tls {
+        name: Option<Arc<str>>,
+    },
 }
 
 impl Core {
@@ -131,7 +133,8 @@ async fn route(core: &Rc<Core>, peer: &Peer, request: Request<Unread<'_>>, id: &
     }
     if *request.method() == Method::CONNECT {
         // A 2xx to it would turn the connection into a tunnel, with nothing at its other end.
-        let page = Page { status: StatusCode::NOT_IMPLEMENTED, said: "This is no proxy.", help: "Send a request to a site." };
+        let page =
+            Page { status: StatusCode::NOT_IMPLEMENTED, said: "This is no proxy.", help: "Send a request to a site." };
         return page.answer(id);
     }
     let router = core.router();
@@ -168,7 +171,8 @@ async fn site_answer(
         let help = "The app has no route for this path.";
         return Page { status: StatusCode::NOT_FOUND, said: "There is nothing here.", help }.answer(id);
     };
-    let limits = [site.limit.as_ref().map(|limit| (limit, None)), route.limit.as_ref().map(|limit| (limit, Some(route)))];
+    let limits =
+        [site.limit.as_ref().map(|limit| (limit, None)), route.limit.as_ref().map(|limit| (limit, Some(route)))];
     for (limit, route) in limits.into_iter().flatten() {
         if let Verdict::Wait(wait) = admit(core, peer, site, limit, route) {
             return too_many(limit, wait.as_secs_f64().ceil(), id);
@@ -181,7 +185,9 @@ async fn site_answer(
     gate::strip(request.headers_mut());
     match &route.target {
         SiteTarget::Static { name, folder } => {
-            let Some(files) = assets.statics.get(name) else { return unreadable(site, "a static folder is missing", id) };
+            let Some(files) = assets.statics.get(name) else {
+                return unreadable(site, "a static folder is missing", id);
+            };
             let (parts, _) = request.into_parts();
             let asked = files::Asked {
                 site,
@@ -232,7 +238,11 @@ fn unreadable(site: &Site, why: &str, id: &str) -> Response<Body> {
 }
 
 fn draining(version: http::Version, id: &str) -> Response<Body> {
-    let page = Page { status: StatusCode::SERVICE_UNAVAILABLE, said: "This box is going down.", help: "Try again in a moment." };
+    let page = Page {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        said: "This box is going down.",
+        help: "Try again in a moment.",
+    };
     let mut answer = page.answer(id);
     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
     if version < http::Version::HTTP_2 {
@@ -328,8 +338,18 @@ mod tests {
     #[test]
     fn a_visitor_s_word_on_its_road_is_not_believed() {
         let mut request = request("http://a.example/x?y", &[]);
-        for name in ["forwarded", "x-forwarded-for", "x-forwarded-for", "x-forwarded-port", "x_forwarded_for", "X-Real-IP", "x_request_id"] {
-            request.headers_mut().append(header::HeaderName::try_from(name).expect("a name"), HeaderValue::from_static("spoofed"));
+        for name in [
+            "forwarded",
+            "x-forwarded-for",
+            "x-forwarded-for",
+            "x-forwarded-port",
+            "x_forwarded_for",
+            "X-Real-IP",
+            "x_request_id",
+        ] {
+            request
+                .headers_mut()
+                .append(header::HeaderName::try_from(name).expect("a name"), HeaderValue::from_static("spoofed"));
         }
         let address = SocketAddr::from(([192, 0, 2, 1], 1));
         let peer = Peer { address, scheme: Scheme::Tls { name: None } };

@@ -149,7 +149,8 @@ mod tests {
         ]);
         hidden.append(header::COOKIE, HeaderValue::from_bytes(b"c=\xfc; __Host-firm-pass=secret").expect("a value"));
         strip(&mut hidden);
-        let mut wanted = headers(&[(header::AUTHORIZATION, "Basic eA=="), (header::COOKIE, "a=1"), (header::COOKIE, "b=2")]);
+        let mut wanted =
+            headers(&[(header::AUTHORIZATION, "Basic eA=="), (header::COOKIE, "a=1"), (header::COOKIE, "b=2")]);
         wanted.append(header::COOKIE, HeaderValue::from_bytes(b"c=\xfc").expect("a value"));
         assert_eq!(hidden, wanted);
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use base::chain;
 use base::limits::{
-    CONNECTIONS_PER_CORE_MAX, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, HEADERS_TIME_MAX, IDLE_TIME_MAX, STREAMS_PER_CONNECTION_MAX,
-    TLS_HANDSHAKE_TIME_MAX,
+    CONNECTIONS_PER_CORE_MAX, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, HEADERS_TIME_MAX, IDLE_TIME_MAX,
+    STREAMS_PER_CONNECTION_MAX, TLS_HANDSHAKE_TIME_MAX,
 };
 use hyper::rt::Executor;
 use hyper::service::service_fn;
@@ -42,7 +42,11 @@ pub enum ListenError {
     #[error("address {0} is taken by another program")]
     Taken(SocketAddr),
     #[error("address {address} can't be listened on")]
-    Bind { address: SocketAddr, #[source] source: io::Error },
+    Bind {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
     #[error("TLS can't be set up")]
     Tls(#[source] TlsError),
     #[error("a core's thread can't be started")]
@@ -73,7 +77,8 @@ impl Node {
     /// Listens and serves. On return every port answers.
     pub fn start(cloud: Arc<Cloud>) -> Result<Self, ListenError> {
         let settings = &cloud.settings;
-        let tls = tls::server_config(Arc::clone(&cloud.authority), Arc::clone(&cloud.router)).map_err(ListenError::Tls)?;
+        let tls =
+            tls::server_config(Arc::clone(&cloud.authority), Arc::clone(&cloud.router)).map_err(ListenError::Tls)?;
         for address in [settings.tls, settings.plain] {
             probe(address)?;
         }
@@ -106,7 +111,8 @@ impl Node {
         };
         self.phase.send_replace(Phase::Stopped);
         let cores = self.cores;
-        let joined = tokio::task::spawn_blocking(move || cores.into_iter().filter_map(|core| core.join().err()).count());
+        let joined =
+            tokio::task::spawn_blocking(move || cores.into_iter().filter_map(|core| core.join().err()).count());
         if joined.await.is_ok_and(|panicked| panicked > 0) {
             tracing::error!("a core's thread had panicked");
         }
@@ -142,7 +148,12 @@ fn listen(address: SocketAddr) -> Result<StdListener, ListenError> {
     bind().map_err(|source| ListenError::Bind { address, source })
 }
 
-fn run_core(cloud: Arc<Cloud>, listeners: (StdListener, StdListener), tls: Arc<ServerConfig>, mut phase: watch::Receiver<Phase>) {
+fn run_core(
+    cloud: Arc<Cloud>,
+    listeners: (StdListener, StdListener),
+    tls: Arc<ServerConfig>,
+    mut phase: watch::Receiver<Phase>,
+) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!("a core's runtime can't be made: {error}"),
@@ -153,7 +164,7 @@ fn run_core(cloud: Arc<Cloud>, listeners: (StdListener, StdListener), tls: Arc<S
             Ok(core) => Rc::new(core),
             Err(error) => return tracing::error!("a core gets no random bytes: {error}"),
         };
-        let room = Arc::new(Semaphore::new(CONNECTIONS_PER_CORE_MAX));
+        let room = Arc::new(Semaphore::new(connections_per_core()));
         let (secure, plain) = listeners;
         for (listener, tls) in [(secure, Some(TlsAcceptor::from(tls))), (plain, None)] {
             let (core, room, phase) = (Rc::clone(&core), Arc::clone(&room), phase.clone());
@@ -162,6 +173,15 @@ fn run_core(cloud: Arc<Cloud>, listeners: (StdListener, StdListener), tls: Arc<S
         // An error says that the node is gone without a word.
         let _ = phase.wait_for(|phase| *phase == Phase::Stopped).await;
     });
+}
+
+/// Connections may take half of the descriptors that this process may have: whoever opens them all must not keep the
+/// box from its own files.
+fn connections_per_core() -> usize {
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+    CONNECTIONS_PER_CORE_MAX.min(files / 2 / cores).max(1)
 }
 
 async fn accept(
@@ -195,7 +215,13 @@ async fn accept(
     }
 }
 
-async fn connection(core: Rc<Core>, stream: TcpStream, address: SocketAddr, tls: Option<TlsAcceptor>, phase: watch::Receiver<Phase>) {
+async fn connection(
+    core: Rc<Core>,
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    phase: watch::Receiver<Phase>,
+) {
     // A connection that comes while the node drains is answered, but not waited for.
     let _under_way = (!core.cloud.is_draining()).then(|| core.cloud.count());
     if let Err(error) = stream.set_nodelay(true) {
@@ -217,7 +243,12 @@ async fn connection(core: Rc<Core>, stream: TcpStream, address: SocketAddr, tls:
     if is_http2 { http2(core, stream, peer, phase).await } else { http1(core, stream, peer, phase).await }
 }
 
-async fn http1(core: Rc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, peer: Peer, phase: watch::Receiver<Phase>) {
+async fn http1(
+    core: Rc<Core>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    peer: Peer,
+    phase: watch::Receiver<Phase>,
+) {
     let service = service_fn(move |request| serve(Rc::clone(&core), peer.clone(), request));
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -238,7 +269,12 @@ async fn http1(core: Rc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin + 'st
     }
 }
 
-async fn http2(core: Rc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, peer: Peer, phase: watch::Receiver<Phase>) {
+async fn http2(
+    core: Rc<Core>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    peer: Peer,
+    phase: watch::Receiver<Phase>,
+) {
     let service = service_fn(move |request| serve(Rc::clone(&core), peer.clone(), request));
     let connection = hyper::server::conn::http2::Builder::new(OnThisCore)
         .timer(TokioTimer::new())

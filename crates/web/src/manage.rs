@@ -21,9 +21,7 @@ use std::time::SystemTime;
 
 use api::{Endpoint, Found, Needs, Operation};
 use auth::{Caller, Wants, identify, may};
-use base::limits::{
-    API_BODY_BYTES_MAX, API_BODY_TIME_MAX, CHUNK_BYTES_MAX,
-};
+use base::limits::{API_BODY_BYTES_MAX, API_BODY_TIME_MAX, CHUNK_BYTES_MAX};
 use base::{Name, TenantId, Timestamp};
 use bytes::Bytes;
 use http::request::Parts;
@@ -224,19 +222,29 @@ impl Call {
     /// `[null, null]` is a promotion.
     fn json<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
         if self.body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
-            return Err(Refusal::bad("wrong_body", "the body is not a JSON object").help("GET /v1/openapi.json describes it"));
+            return Err(
+                Refusal::bad("wrong_body", "the body is not a JSON object").help("GET /v1/openapi.json describes it")
+            );
         }
         serde_json::from_slice(&self.body).map_err(|error| Refusal::body(&error))
     }
 
     /// The tenant, as the record has it now.
     fn tenant_held(&self) -> Result<Arc<Tenant>, Refusal> {
-        self.cloud.record().tenant(self.tenant()).cloned().ok_or_else(|| Refusal::no_such("tenant", "it was just deleted"))
+        self.cloud
+            .record()
+            .tenant(self.tenant())
+            .cloned()
+            .ok_or_else(|| Refusal::no_such("tenant", "it was just deleted"))
     }
 
     fn app(&self) -> Result<Arc<App>, Refusal> {
         let name: Name = self.param("app")?;
-        self.cloud.record().app(self.tenant(), name.as_str()).cloned().ok_or_else(|| Refusal::no_such("app", name.as_str()))
+        self.cloud
+            .record()
+            .app(self.tenant(), name.as_str())
+            .cloned()
+            .ok_or_else(|| Refusal::no_such("app", name.as_str()))
     }
 
     /// The stage of the path, of an app that is there.

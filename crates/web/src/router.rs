@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use auth::Key;
 use base::limits::{
-    APP_CONCURRENCY_DEFAULT, INSTANCE_MEMORY_DEFAULT, INSTANCES_PER_TENANT_MAX, REQUEST_CPU_DEFAULT, REQUEST_TIME_DEFAULT,
+    APP_CONCURRENCY_DEFAULT, INSTANCE_MEMORY_DEFAULT, INSTANCES_PER_TENANT_MAX, REQUEST_CPU_DEFAULT,
+    REQUEST_TIME_DEFAULT,
 };
 use base::{AppId, Digest, Name, ReleaseNo, TenantId, chain};
 use persist::Database;
@@ -252,7 +253,8 @@ impl Builder {
 
     /// Forgets turnstiles of apps that are gone, and shares of tenants.
     pub(crate) fn forget(&self, record: &Record) {
-        let held: BTreeSet<AppId> = record.tenants().flat_map(|tenant| tenant.apps.values().map(|app| app.id)).collect();
+        let held: BTreeSet<AppId> =
+            record.tenants().flat_map(|tenant| tenant.apps.values().map(|app| app.id)).collect();
         let mut turnstiles = self.turnstiles.lock().unwrap_or_else(PoisonError::into_inner);
         turnstiles.retain(|(app, _, _), _| held.contains(app));
         drop(turnstiles);

@@ -11,7 +11,8 @@ use arc_swap::ArcSwap;
 use base::limits::CERTIFICATES_CACHED_MAX;
 use hashlink::LruCache;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -34,9 +35,19 @@ const BACKDATED: Duration = Duration::hours(1);
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("the file {path} can't be read or written")]
-    File { path: PathBuf, #[source] source: io::Error },
-    #[error("the file {path} is not what the box wrote: restore it, or remove it together with authority.pem and every context that trusts it")]
-    Damaged { path: PathBuf, #[source] source: rcgen::Error },
+    File {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "the file {path} is not what the box wrote: restore it, or remove it together with authority.pem and every context that trusts it"
+    )]
+    Damaged {
+        path: PathBuf,
+        #[source]
+        source: rcgen::Error,
+    },
     #[error("a certificate can't be made")]
     Make(#[source] rcgen::Error),
     #[error("the certificate or key is not PEM")]
@@ -202,15 +213,18 @@ impl ResolvesServerCert for BySni {
         if let Some(uploaded) = router.certificate(&name) {
             return Some(Arc::clone(uploaded));
         }
-        // A name that nobody here answers gets the API's certificate: the visitor's own client says what is wrong.
-        let known = self.authority.owns(&name) || router.site(&name).is_some();
-        let name = if known { &name } else { &api_host };
+        // Any other name gets the API's certificate, and the visitor's own client says what is wrong. A claimed domain is
+        // no exception: developers' browsers trust this authority, and whoever claims a bank's name is not the bank.
+        let name = if self.authority.owns(&name) { &name } else { &api_host };
         self.authority.leaf(name).map_err(|error| tracing::error!(name, "{}", base::chain(&error))).ok()
     }
 }
 
 /// TLS 1.3 and 1.2, HTTP/2 and HTTP/1.1.
-pub(crate) fn server_config(authority: Arc<Authority>, router: Arc<ArcSwap<Router>>) -> Result<Arc<ServerConfig>, TlsError> {
+pub(crate) fn server_config(
+    authority: Arc<Authority>,
+    router: Arc<ArcSwap<Router>>,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Use)?

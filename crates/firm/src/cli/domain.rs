@@ -33,7 +33,7 @@ enum Action {
     List,
     /// Answer a domain with the app's live stage
     #[command(
-        after_help = "Examples:\n  firm domain add shop.example\n  firm domain add shop.example --chain chain.pem --key key.pem\n\nWithout a certificate of your own the cloud's authority signs one, which browsers don't know. To change a\ncertificate, add the domain again. The key is only sent to the cloud, which keeps it encrypted."
+        after_help = "Examples:\n  firm domain add shop.example\n  firm domain add shop.example --chain chain.pem --key key.pem\n\nWithout a certificate of its own, TLS to the domain fails: the cloud signs for its own names alone. To change a\ncertificate, add the domain again. The key is only sent to the cloud, which keeps it encrypted."
     )]
     Add {
         /// The host name
@@ -67,7 +67,7 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
                 let now = when::now();
                 let mut table = Table::new(&["DOMAIN", "ADDED", "CERTIFICATE"]);
                 for domain in &domains {
-                    let signed = if domain.certificate { "uploaded" } else { "by the cloud's authority" };
+                    let signed = if domain.certificate { "uploaded" } else { "none yet" };
                     table.row([domain.domain.to_string(), when::ago(domain.at, now), signed.to_owned()]);
                 }
                 table.show(

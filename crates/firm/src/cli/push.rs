@@ -78,7 +78,8 @@ fn cache() -> Outcome<PathBuf> {
     let own = || set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
     let cache = set("FIRM_CACHE").or_else(|| own().map(|cache| cache.join("firmament")));
     cache.map(|cache| cache.join("tools")).ok_or_else(|| {
-        Failure::new(Exit::Refused, "there is no place for build tools: neither FIRM_CACHE nor HOME is set").help("set one of them")
+        Failure::new(Exit::Refused, "there is no place for build tools: neither FIRM_CACHE nor HOME is set")
+            .help("set one of them")
     })
 }
 

@@ -148,8 +148,14 @@ fn a_rollback_that_was_overtaken_is_refused() {
         record.apply(&entry(number, command)).expect("pushes are taken");
     }
     let overtaken = record.apply(&entry(4, rollback_seen("shop", "live", 1, 2)));
-    assert!(matches!(overtaken, Err(Refusal::Overtaken { running: ReleaseNo(3), wanted: ReleaseNo(2), .. })), "{overtaken:?}");
-    assert_eq!(record.apply(&entry(5, rollback_seen("shop", "live", 1, 3))).map(|applied| applied.release), Ok(Some(ReleaseNo(1))));
+    assert!(
+        matches!(overtaken, Err(Refusal::Overtaken { running: ReleaseNo(3), wanted: ReleaseNo(2), .. })),
+        "{overtaken:?}"
+    );
+    assert_eq!(
+        record.apply(&entry(5, rollback_seen("shop", "live", 1, 3))).map(|applied| applied.release),
+        Ok(Some(ReleaseNo(1)))
+    );
 }
 
 #[test]

@@ -73,7 +73,11 @@ impl Faults {
 
     fn count(&mut self, at: &str, count: usize, max: usize) {
         if count > max {
-            self.say(at, format!("{count} entries are more than the {max} an app may have"), "split it into several apps");
+            self.say(
+                at,
+                format!("{count} entries are more than the {max} an app may have"),
+                "split it into several apps",
+            );
         }
     }
 
@@ -114,7 +118,11 @@ impl Faults {
         if let Some(cache) = &folder.cache
             && !cache.bytes().all(|byte| (0x20..0x7f).contains(&byte))
         {
-            self.say(&format!("{at}.cache"), "it has characters that no header may carry", "write it as in `public, max-age=3600`");
+            self.say(
+                &format!("{at}.cache"),
+                "it has characters that no header may carry",
+                "write it as in `public, max-age=3600`",
+            );
         }
     }
 
@@ -125,7 +133,11 @@ impl Faults {
             || path.contains(['\\', '\0'])
             || path.split('/').any(|part| part == "..");
         if outside {
-            self.say(at, format!("`{path}` lies outside the project"), "write a path relative to firm.toml, without `..`");
+            self.say(
+                at,
+                format!("`{path}` lies outside the project"),
+                "write a path relative to firm.toml, without `..`",
+            );
         }
     }
 
@@ -141,7 +153,11 @@ impl Faults {
                 self.say(&path_at, format!("`{path}` is not a path prefix"), "write it as in `/` or `/api`");
             }
             if path.starts_with("/.firm") {
-                self.say(&path_at, format!("`{path}` is kept for the cloud"), "choose a prefix that doesn't start with `/.firm`");
+                self.say(
+                    &path_at,
+                    format!("`{path}` is kept for the cloud"),
+                    "choose a prefix that doesn't start with `/.firm`",
+                );
             }
             if !taken.insert(path.trim_end_matches('/')) {
                 self.say(&path_at, format!("`{path}` has a route already"), "keep one of the two");
@@ -149,11 +165,19 @@ impl Faults {
             match route.target() {
                 Some(Target::Component(name)) if !manifest.components.contains_key(name) => {
                     let known = known(manifest.components.keys());
-                    self.say(&format!("{at}.component"), format!("there is no component `{name}`"), format!("add [components.{name}]{known}"));
+                    self.say(
+                        &format!("{at}.component"),
+                        format!("there is no component `{name}`"),
+                        format!("add [components.{name}]{known}"),
+                    );
                 }
                 Some(Target::Static(name)) if !manifest.statics.contains_key(name) => {
                     let known = known(manifest.statics.keys());
-                    self.say(&format!("{at}.static"), format!("there is no static folder `{name}`"), format!("add [static.{name}]{known}"));
+                    self.say(
+                        &format!("{at}.static"),
+                        format!("there is no static folder `{name}`"),
+                        format!("add [static.{name}]{known}"),
+                    );
                 }
                 Some(_) => {}
                 None => self.say(
@@ -225,7 +249,9 @@ fn is_host_pattern(text: &str) -> bool {
     let label = |label: &str| {
         !label.is_empty()
             && label.len() <= 63
-            && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_')
     };
     host.len() <= DOMAIN_BYTES_MAX
         && host.split('.').all(label)

@@ -36,7 +36,14 @@ impl fmt::Display for ManifestError {
                 Some((line, column, text, width)) => {
                     let gutter = line.to_string().len();
                     write!(f, "\n{:gutter$}--> {}:{line}:{column}", "", self.file)?;
-                    write!(f, "\n{line} | {text}\n{:gutter$} | {:before$}{}", "", "", "^".repeat(*width), before = column - 1)?;
+                    write!(
+                        f,
+                        "\n{line} | {text}\n{:gutter$} | {:before$}{}",
+                        "",
+                        "",
+                        "^".repeat(*width),
+                        before = column - 1
+                    )?;
                 }
                 None => write!(f, "\n --> {}", self.file)?,
             }
@@ -85,14 +92,14 @@ impl ManifestError {
 
 /// serde's words for the mistakes that people make most, said so that they know what to write.
 fn reworded(message: &str) -> (String, Option<String>) {
-    let Some((unknown, expected)) = message
-        .strip_prefix("unknown field `")
-        .and_then(|rest| rest.split_once("`, expected "))
+    let Some((unknown, expected)) =
+        message.strip_prefix("unknown field `").and_then(|rest| rest.split_once("`, expected "))
     else {
         return (message.lines().next().unwrap_or(message).to_owned(), None);
     };
     let names: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
-    let nearest = names.iter().copied().min_by_key(|name| distance(unknown, name)).filter(|name| distance(unknown, name) <= 2);
+    let nearest =
+        names.iter().copied().min_by_key(|name| distance(unknown, name)).filter(|name| distance(unknown, name) <= 2);
     let help = match nearest {
         Some(name) => format!("did you mean `{name}`?"),
         None => format!("write one of: {}", names.join(", ")),
@@ -127,11 +134,12 @@ fn find(table: &DeTable<'_>, path: &str) -> Option<Range<usize>> {
     let mut span = key.span();
     for step in steps {
         let next = match value.get_ref() {
-            DeValue::Table(table) => table
-                .iter()
-                .find(|(key, _)| key.get_ref().as_ref() == step)
-                .map(|(key, value)| (key.span(), value)),
-            DeValue::Array(values) => step.parse::<usize>().ok().and_then(|index| values.get(index)).map(|value| (value.span(), value)),
+            DeValue::Table(table) => {
+                table.iter().find(|(key, _)| key.get_ref().as_ref() == step).map(|(key, value)| (key.span(), value))
+            }
+            DeValue::Array(values) => {
+                step.parse::<usize>().ok().and_then(|index| values.get(index)).map(|value| (value.span(), value))
+            }
             _ => None,
         };
         let Some((at, inner)) = next else { return Some(span) };
@@ -185,41 +193,53 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_is_named_with_what_was_meant() {
-        check("app = \"shop\"\n\n[[rout]]\npath = \"/\"\n", &expect![[r#"
+        check(
+            "app = \"shop\"\n\n[[rout]]\npath = \"/\"\n",
+            &expect![[r#"
             unknown key `rout`
              --> firm.toml:3:3
             3 | [[rout]]
               |   ^^^^
-              help: did you mean `route`?"#]]);
+              help: did you mean `route`?"#]],
+        );
     }
 
     #[test]
     fn a_wrong_size_is_shown_where_it_stands() {
-        check("[components.app]\nmemory = \"lots\"\n", &expect![[r#"
+        check(
+            "[components.app]\nmemory = \"lots\"\n",
+            &expect![[r#"
             `lots` is not a size: write a whole number and B, KiB, MiB or GiB, as in 128MiB
              --> firm.toml:2:10
             2 | memory = "lots"
-              |          ^^^^^^"#]]);
+              |          ^^^^^^"#]],
+        );
     }
 
     #[test]
     fn a_route_to_nowhere_says_what_to_add() {
-        check("[static.site]\n[[route]]\npath = \"/\"\nstatic = \"pages\"\n", &expect![[r#"
+        check(
+            "[static.site]\n[[route]]\npath = \"/\"\nstatic = \"pages\"\n",
+            &expect![[r#"
             route[0].static: there is no static folder `pages`
              --> firm.toml:4:10
             4 | static = "pages"
               |          ^^^^^^^
-              help: add [static.pages], or name one of: site"#]]);
+              help: add [static.pages], or name one of: site"#]],
+        );
     }
 
     #[test]
     fn a_path_out_of_the_project_is_refused() {
-        check("[static.site]\ndir = \"../../etc\"\n", &expect![[r#"
+        check(
+            "[static.site]\ndir = \"../../etc\"\n",
+            &expect![[r#"
             static.site.dir: `../../etc` lies outside the project
              --> firm.toml:2:7
             2 | dir = "../../etc"
               |       ^^^^^^^^^^^
-              help: write a path relative to firm.toml, without `..`"#]]);
+              help: write a path relative to firm.toml, without `..`"#]],
+        );
     }
 
     proptest! {

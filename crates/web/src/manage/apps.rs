@@ -74,7 +74,8 @@ pub(crate) fn stage_list(call: &Call) -> Answer {
 
 pub(crate) async fn stage_delete(call: Call) -> Answer {
     let (app, stage) = (call.param("app")?, call.param("stage")?);
-    detached(call, async move |call| call.propose(Command::StageDelete { tenant: call.tenant(), app, stage }).await).await?;
+    detached(call, async move |call| call.propose(Command::StageDelete { tenant: call.tenant(), app, stage }).await)
+        .await?;
     done()
 }
 
@@ -101,14 +102,13 @@ pub(crate) async fn stage_rollback(call: Call) -> Answer {
     let asked: Rollback = call.json()?;
     let (app, stage): (Name, Name) = (call.param("app")?, call.param("stage")?);
     let deployed = detached(call, async move |call| {
-        let command =
-            Command::StageRollback {
-                tenant: call.tenant(),
-                app: app.clone(),
-                stage: stage.clone(),
-                to: asked.to,
-                running: asked.running,
-            };
+        let command = Command::StageRollback {
+            tenant: call.tenant(),
+            app: app.clone(),
+            stage: stage.clone(),
+            to: asked.to,
+            running: asked.running,
+        };
         let release = call.propose(command).await?.release;
         deployed(call, &app, &stage, release)
     })
@@ -137,7 +137,9 @@ fn unset_secrets(stage: &state::Stage, release: &state::Release) -> Vec<String> 
     let bound = release.manifest.bindings.secrets.iter();
     let unset = bound.filter(|secret| !stage.secrets.contains_key(*secret));
     let name = &stage.name;
-    unset.map(|secret| format!("secret {secret} isn't set on stage {name}: firm secret set {secret} --stage {name}")).collect()
+    unset
+        .map(|secret| format!("secret {secret} isn't set on stage {name}: firm secret set {secret} --stage {name}"))
+        .collect()
 }
 
 pub(crate) fn stage_share(call: &Call) -> Answer {

@@ -31,7 +31,8 @@ pub(crate) async fn env_change(call: Call) -> Answer {
 pub(crate) fn secret_list(call: &Call) -> Answer {
     let app = call.app()?;
     let stage = call.stage(&app)?;
-    let bound = app.running(stage.name.as_str()).map(|release| release.manifest.bindings.secrets.clone()).unwrap_or_default();
+    let bound =
+        app.running(stage.name.as_str()).map(|release| release.manifest.bindings.secrets.clone()).unwrap_or_default();
     json(&Secrets {
         set: stage.secrets.keys().cloned().collect(),
         missing: bound.into_iter().filter(|name| !stage.secrets.contains_key(name)).collect(),
@@ -84,9 +85,12 @@ pub(crate) async fn domain_add(call: Call) -> Answer {
     let certificate = match (asked.chain, asked.key) {
         (None, None) => None,
         (Some(chain_pem), Some(key_pem)) => {
-            tls::certified(chain_pem.as_bytes(), key_pem.as_bytes())
-                .map_err(|error| Refusal::bad("wrong_certificate", chain(&error)).help("send PEM: the chain leaf first, and the leaf's key"))?;
-            let key = tenant_key(&call.cloud.key, &*call.tenant_held()?).map_err(|error| Refusal::failed(error.into()))?;
+            tls::certified(chain_pem.as_bytes(), key_pem.as_bytes()).map_err(|error| {
+                Refusal::bad("wrong_certificate", chain(&error))
+                    .help("send PEM: the chain leaf first, and the leaf's key")
+            })?;
+            let key =
+                tenant_key(&call.cloud.key, &*call.tenant_held()?).map_err(|error| Refusal::failed(error.into()))?;
             Some(Certificate { chain: chain_pem, key: key.seal(&domain_purpose(domain.as_str()), key_pem.as_bytes()) })
         }
         _ => return Err(Refusal::bad("wrong_certificate", "a certificate needs both its chain and its key")),
@@ -100,9 +104,7 @@ pub(crate) async fn domain_add(call: Call) -> Answer {
 
 pub(crate) async fn domain_remove(call: Call) -> Answer {
     let (app, domain) = (call.param("app")?, call.param("domain")?);
-    detached(call, async move |call| {
-        call.propose(Command::DomainRemove { tenant: call.tenant(), app, domain }).await
-    })
-    .await?;
+    detached(call, async move |call| call.propose(Command::DomainRemove { tenant: call.tenant(), app, domain }).await)
+        .await?;
     done()
 }

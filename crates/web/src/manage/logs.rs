@@ -42,10 +42,8 @@ pub(crate) async fn log_read(call: Call) -> Answer {
             logs.tail(tenant, app.id, count, &filter).map(|lines| (lines, None))
         }
     });
-    let (lines, follower) = read
-        .await
-        .map_err(|error| Refusal::failed(error.into()))?
-        .map_err(|error| Refusal::failed(error.into()))?;
+    let (lines, follower) =
+        read.await.map_err(|error| Refusal::failed(error.into()))?.map_err(|error| Refusal::failed(error.into()))?;
     let mut answer = Response::new(Body::Lines(Box::pin(said(lines.into(), follower))));
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));

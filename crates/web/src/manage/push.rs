@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use api::{ChunksAsked, ChunksMissing, Deployed, File, Index, Push};
 use base::limits::{
-    ASSET_PATH_BYTES_MAX, CHUNK_BYTES_MAX, COMPONENT_BYTES_MAX, FILE_BYTES_MAX, MANIFEST_BYTES_MAX, MISSING_DIGESTS_MAX,
-    RELEASE_BYTES_MAX, RELEASE_FILES_MAX,
+    ASSET_PATH_BYTES_MAX, CHUNK_BYTES_MAX, COMPONENT_BYTES_MAX, FILE_BYTES_MAX, MANIFEST_BYTES_MAX,
+    MISSING_DIGESTS_MAX, RELEASE_BYTES_MAX, RELEASE_FILES_MAX,
 };
 use base::{Digest, Name, TenantId, chain};
 use bytes::Bytes;
@@ -83,7 +83,10 @@ fn check(push: &Push) -> Result<(), Refusal> {
     same_names("component", push.manifest.components.keys(), push.index.components.keys())?;
     let files = push.index.files().count();
     if files > RELEASE_FILES_MAX {
-        return Err(Refusal::bad("too_many_files", format!("{files} files are more than the {RELEASE_FILES_MAX} of a release")));
+        return Err(Refusal::bad(
+            "too_many_files",
+            format!("{files} files are more than the {RELEASE_FILES_MAX} of a release"),
+        ));
     }
     let mut bytes = 0_u64;
     for (path, file) in push.index.statics.values().flatten() {
@@ -94,7 +97,10 @@ fn check(push: &Push) -> Result<(), Refusal> {
         bytes = bytes.saturating_add(check_file(name.as_str(), file, COMPONENT_BYTES_MAX)?);
     }
     if bytes > RELEASE_BYTES_MAX {
-        return Err(Refusal::bad("too_large", format!("{bytes} bytes are more than the {RELEASE_BYTES_MAX} of a release")));
+        return Err(Refusal::bad(
+            "too_large",
+            format!("{bytes} bytes are more than the {RELEASE_BYTES_MAX} of a release"),
+        ));
     }
     Ok(())
 }
@@ -110,7 +116,9 @@ fn same_names<'a>(
         Some(name) if manifest.contains(name) => {
             Err(Refusal::bad("wrong_index", format!("the index lacks the manifest's {what} {name}")))
         }
-        Some(name) => Err(Refusal::bad("wrong_index", format!("the index has a {what} {name} that the manifest doesn't"))),
+        Some(name) => {
+            Err(Refusal::bad("wrong_index", format!("the index has a {what} {name} that the manifest doesn't")))
+        }
     }
 }
 
@@ -121,7 +129,11 @@ fn check_path(path: &str) -> Result<(), Refusal> {
         || path.len() > ASSET_PATH_BYTES_MAX
         || path.contains(|ch: char| ch == '\\' || ch.is_control())
         || path.split('/').any(|part| matches!(part, "" | "." | ".."));
-    if wrong { Err(Refusal::bad("wrong_path", format!("`{shown}` is not a path below a static folder"))) } else { Ok(()) }
+    if wrong {
+        Err(Refusal::bad("wrong_path", format!("`{shown}` is not a path below a static folder")))
+    } else {
+        Ok(())
+    }
 }
 
 fn check_file(name: &str, file: &File, max: u64) -> Result<u64, Refusal> {
@@ -145,7 +157,10 @@ async fn uploaded(cloud: &Cloud, tenant: TenantId, index: &Index) -> Result<Vec<
     for chunk in index.files().flat_map(|file| &file.chunks) {
         let size = *chunks.entry(chunk.digest).or_insert(chunk.size);
         if size != chunk.size {
-            let said = format!("chunk {} has {size} bytes in one place of the index and {} in another", chunk.digest, chunk.size);
+            let said = format!(
+                "chunk {} has {size} bytes in one place of the index and {} in another",
+                chunk.digest, chunk.size
+            );
             return Err(Refusal::bad("wrong_index", said));
         }
     }
@@ -155,14 +170,21 @@ async fn uploaded(cloud: &Cloud, tenant: TenantId, index: &Index) -> Result<Vec<
         let missing = store.missing(tenant, &digests);
         if let Some(first) = missing.first() {
             let count = missing.len();
-            return Err(Refusal::new(StatusCode::CONFLICT, "chunks_missing", format!("{count} chunks are not uploaded, {first} first"))
-                .help("ask /chunks/missing, upload, and push again"));
+            return Err(Refusal::new(
+                StatusCode::CONFLICT,
+                "chunks_missing",
+                format!("{count} chunks are not uploaded, {first} first"),
+            )
+            .help("ask /chunks/missing, upload, and push again"));
         }
         for (digest, size) in &chunks {
             let file = store.file(tenant, *digest).map_err(|error| Refusal::failed(error.into()))?;
             let held = file.metadata().map_err(|error| Refusal::failed(error.into()))?;
             if held.len() != *size {
-                return Err(Refusal::bad("wrong_index", format!("chunk {digest} has {} bytes, not {size}", held.len())));
+                return Err(Refusal::bad(
+                    "wrong_index",
+                    format!("chunk {digest} has {} bytes, not {size}", held.len()),
+                ));
             }
         }
         Ok(digests)
@@ -173,7 +195,8 @@ async fn uploaded(cloud: &Cloud, tenant: TenantId, index: &Index) -> Result<Vec<
 /// Compiles every component in the compile process, and refuses imports that nobody granted.
 async fn compile(cloud: &Cloud, tenant: TenantId, manifest: &Manifest, index: &Index) -> Result<(), Refusal> {
     for (name, file) in &index.components {
-        let wasm = assets::whole(&cloud.store.chunks, tenant, file).await.map_err(|error| Refusal::failed(error.into()))?;
+        let wasm =
+            assets::whole(&cloud.store.chunks, tenant, file).await.map_err(|error| Refusal::failed(error.into()))?;
         if Digest::of(&wasm) != file.digest {
             return Err(Refusal::bad("wrong_index", format!("component {name} is not the file that its digest names")));
         }
@@ -213,11 +236,17 @@ fn uncompiled(name: &Name, error: CompileError) -> Refusal {
         CompileError::Start(_) | CompileError::Store(_) => Refusal::failed(error.into()),
         error => {
             let help = match &error {
-                CompileError::UnknownImport { .. } => Some("build it without: a component may import wasi:cli, clocks, config, http, io, keyvalue and random"),
+                CompileError::UnknownImport { .. } => Some(
+                    "build it without: a component may import wasi:cli, clocks, config, http, io, keyvalue and random",
+                ),
                 CompileError::Invalid(_) => Some("build it anew: the file may have been cut or changed since"),
                 _ => None,
             };
-            let refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "wrong_component", format!("component {name}: {}", chain(&error)));
+            let refusal = Refusal::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "wrong_component",
+                format!("component {name}: {}", chain(&error)),
+            );
             match help {
                 Some(help) => refusal.help(help),
                 None => refusal,
@@ -230,7 +259,10 @@ fn uncompiled(name: &Name, error: CompileError) -> Refusal {
 async fn settle(cloud: &Cloud, tenant: TenantId, index: &Index, mut digests: Vec<Digest>) -> Result<Digest, Refusal> {
     let bytes = Bytes::from(serde_json::to_vec(index).map_err(|error| Refusal::failed(error.into()))?);
     if bytes.len() > CHUNK_BYTES_MAX {
-        let said = format!("the release's index has {} bytes, more than {CHUNK_BYTES_MAX}: too many files, or too long paths", bytes.len());
+        let said = format!(
+            "the release's index has {} bytes, more than {CHUNK_BYTES_MAX}: too many files, or too long paths",
+            bytes.len()
+        );
         return Err(Refusal::bad("too_many_files", said));
     }
     let content = Digest::of(&bytes);
@@ -267,7 +299,8 @@ mod tests {
     use super::*;
 
     fn file(sizes: &[u64]) -> File {
-        let chunks: Vec<_> = sizes.iter().map(|size| Chunk { digest: Digest::of(&size.to_be_bytes()), size: *size }).collect();
+        let chunks: Vec<_> =
+            sizes.iter().map(|size| Chunk { digest: Digest::of(&size.to_be_bytes()), size: *size }).collect();
         let digest = chunks.first().map_or(Digest::of(b""), |chunk| chunk.digest);
         File { digest, size: sizes.iter().fold(0, |sum, size| sum.saturating_add(*size)), chunks }
     }
@@ -287,7 +320,9 @@ mod tests {
         for path in ["a", "a/b.txt", "ü/ß", ".well-known/x"] {
             assert!(check_path(path).is_ok(), "{path}");
         }
-        for path in ["", "/a", "a/", "a//b", "../a", "a/../b", ".", "a\\b", "a\0", "a\nb", "a\x1b[2J", &"a".repeat(2_000)] {
+        for path in
+            ["", "/a", "a/", "a//b", "../a", "a/../b", ".", "a\\b", "a\0", "a\nb", "a\x1b[2J", &"a".repeat(2_000)]
+        {
             assert!(check_path(path).is_err(), "{path}");
         }
     }
@@ -296,7 +331,11 @@ mod tests {
     fn an_import_nobody_granted_names_the_line_to_add() {
         let compiled = Compiled {
             component: Digest::of(b""),
-            imports: vec!["wasi:keyvalue/store@0.2.0-draft2".to_owned(), "wasi:nn/graph@0.2.0".to_owned(), "wasi:cli/stdout@0.2.0".to_owned()],
+            imports: vec![
+                "wasi:keyvalue/store@0.2.0-draft2".to_owned(),
+                "wasi:nn/graph@0.2.0".to_owned(),
+                "wasi:cli/stdout@0.2.0".to_owned(),
+            ],
             flavour: sandbox::Flavour::Http02,
         };
         let name: Name = "app".parse().expect("a name");

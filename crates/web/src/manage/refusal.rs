@@ -124,11 +124,15 @@ impl Refusal {
     pub(crate) fn proposed(error: ProposeError) -> Self {
         match error {
             ProposeError::Refused(refusal) => Self::from(refusal),
-            ProposeError::Busy => Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many changes wait for the record")
-                .help("try again in a second"),
+            ProposeError::Busy => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", "too many changes wait for the record")
+                    .help("try again in a second")
+            }
             ProposeError::Full => Self::disk_full(),
-            ProposeError::Closed => Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", "the box is going down and changes nothing more")
-                .help("try again when it is back"),
+            ProposeError::Closed => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", "the box is going down and changes nothing more")
+                    .help("try again when it is back")
+            }
             ProposeError::Unwritable(_) => Self::failed(error.into()),
             ProposeError::Down { .. } => {
                 let cause = chain(&error);
@@ -201,7 +205,9 @@ impl From<state::Refusal> for Refusal {
             R::NoSecret { .. } => (StatusCode::NOT_FOUND, "no_such_secret"),
             R::TenantExists(_) | R::TokenExists(_) => (StatusCode::CONFLICT, "exists"),
             R::DomainTaken(_) => (StatusCode::CONFLICT, "domain_taken"),
-            R::NothingRuns { .. } | R::NothingEarlier { .. } | R::RunsAlready { .. } => (StatusCode::CONFLICT, "nothing_to_do"),
+            R::NothingRuns { .. } | R::NothingEarlier { .. } | R::RunsAlready { .. } => {
+                (StatusCode::CONFLICT, "nothing_to_do")
+            }
             R::Overtaken { .. } => (StatusCode::CONFLICT, "overtaken"),
             R::LastOperator(_) => (StatusCode::CONFLICT, "last_operator"),
             R::Full { .. } => (StatusCode::CONFLICT, "full"),

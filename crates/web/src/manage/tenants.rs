@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use api::{Health, Status, TenantCreate, TenantView, TokenCreate, TokenCreated, TokenView, Whoami};
-use base::limits::LABEL_TEXT_BYTES_MAX;
 use base::TokenId;
+use base::limits::LABEL_TEXT_BYTES_MAX;
 use state::{Command, Grant, Tenant};
 
 use super::{Answer, Call, Refusal, detached, done, json, now};
@@ -84,10 +84,12 @@ pub(crate) async fn token_create(call: Call) -> Answer {
             .help("write what the token is for, such as `ci of the shop`"));
     }
     if call.tenant.is_some() && asked.grant == Grant::Operate {
-        return Err(Refusal::bad("wrong_grant", "a tenant's token can't operate the cloud").help("an operator makes those: firm token create --operators"));
+        return Err(Refusal::bad("wrong_grant", "a tenant's token can't operate the cloud")
+            .help("an operator makes those: firm token create --operators"));
     }
     if asked.expires_in == Some(0) {
-        return Err(Refusal::bad("wrong_life", "a token lives 1 second or longer").help("leave expires_in out for one that never expires"));
+        return Err(Refusal::bad("wrong_life", "a token lives 1 second or longer")
+            .help("leave expires_in out for one that never expires"));
     }
     let minted = mint_token().map_err(|error| Refusal::failed(error.into()))?;
     let created = TokenCreated { token: minted.id, secret: minted.secret };
