@@ -94,7 +94,7 @@ fn undisturbed<T>(node: &Node, bystander: &str, what: &str, work: impl FnOnce() 
         drop(ended);
         match asking.join() {
             Ok((asked, slowest)) => {
-                eprintln!("figure: {what}: the other tenant wrote and read {asked} times, {slowest:?} at the most")
+                eprintln!("figure: {what}: the other tenant wrote and read {asked} times, {slowest:?} at the most");
             }
             Err(panicked) => std::panic::resume_unwind(panicked),
         }

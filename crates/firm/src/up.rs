@@ -60,7 +60,7 @@ pub struct UpArgs {
 
 /// What a script learns once the cloud serves.
 #[derive(Serialize)]
-struct Serving<'a> {
+struct Told<'a> {
     serving: bool,
     api: String,
     plain: SocketAddr,
@@ -149,17 +149,11 @@ fn settings(args: &UpArgs) -> Outcome<Settings> {
 
 /// The directory that was asked for, or the user's own for data (XDG Base Directory Specification).
 fn data_dir(asked: Option<&Path>) -> Outcome<PathBuf> {
-    let dir = match asked {
-        Some(dir) => dir.to_owned(),
-        None => {
-            let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-            let data = set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")));
-            data.ok_or_else(|| {
-                Failure::usage("there is no home directory to keep the data in").help("say where: firm up --dir DIR")
-            })?
-            .join("firmament")
-        }
-    };
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let data = || set("XDG_DATA_HOME").or_else(|| set("HOME").map(|home| home.join(".local/share")));
+    let dir = asked.map(Path::to_owned).or_else(|| data().map(|data| data.join("firmament"))).ok_or_else(|| {
+        Failure::usage("there is no home directory to keep the data in").help("say where: firm up --dir DIR")
+    })?;
     std::path::absolute(&dir).map_err(|error| Failure::of(Exit::Refused, &error))
 }
 
@@ -213,7 +207,7 @@ fn say(args: &UpArgs, dir: &Path, tenant: &Name, founded: bool, out: &Out) -> Ou
     let domain = &args.domain;
     let port = if args.port == 443 { String::new() } else { format!(":{}", args.port) };
     let api = format!("https://api.{domain}{port}");
-    let serving = Serving {
+    let told = Told {
         serving: true,
         api: api.clone(),
         plain: SocketAddr::new(args.listen, args.http_port),
@@ -223,7 +217,7 @@ fn say(args: &UpArgs, dir: &Path, tenant: &Name, founded: bool, out: &Out) -> Ou
         tenant,
         pid: std::process::id(),
     };
-    out.answer(&serving, |out| {
+    out.answer(&told, |out| {
         let state = if founded { "A new cloud serves." } else { "The cloud serves." };
         out.line(&format!(
             "{state}\n  apps       https://APP.{tenant}.{domain}{port}/\n  API        {api}  (context {})\n  data       {}\n  \

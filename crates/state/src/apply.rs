@@ -403,7 +403,7 @@ impl Record {
         let tenant = self.tenants.get(&id).ok_or(Refusal::NoTenant(id))?;
         match tenant.apps.get(name) {
             Some(app) if !app.stages.contains_key(stage) => {
-                room("stages of an app", app.stages.len(), STAGES_PER_APP_MAX)?
+                room("stages of an app", app.stages.len(), STAGES_PER_APP_MAX)?;
             }
             Some(_) => {}
             None => room("apps of a tenant", tenant.apps.len(), APPS_PER_TENANT_MAX)?,

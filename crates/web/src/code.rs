@@ -29,6 +29,15 @@ pub(crate) struct Turnstile {
     waiting: AtomicU32,
 }
 
+/// Counts as waiting while it lives, so that a visitor who leaves doesn't count for ever.
+struct Waits<'a>(&'a AtomicU32);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Why a request didn't get through the turnstile.
 #[derive(Debug, PartialEq, Eq)]
 enum TurnedAway {
@@ -51,13 +60,6 @@ impl Turnstile {
     async fn enter(&self, patience: Duration) -> Result<OwnedSemaphorePermit, TurnedAway> {
         if let Ok(place) = Arc::clone(&self.free).try_acquire_owned() {
             return Ok(place);
-        }
-        /// Counts as waiting while it lives, so that a visitor who leaves doesn't count for ever.
-        struct Waits<'a>(&'a AtomicU32);
-        impl Drop for Waits<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Ordering::Relaxed);
-            }
         }
         let before = self.waiting.fetch_add(1, Ordering::Relaxed);
         let _waits = Waits(&self.waiting);

@@ -271,35 +271,35 @@ mod tests {
         paths.iter().map(|path| ((*path).to_owned(), file.clone())).collect()
     }
 
-    fn check(path: &str, wanted: Meaning) {
+    fn check(path: &str, wanted: &Meaning) {
         let files = files(&["index.html", "about.html", "blog/index.html", "a b.txt", "css/site.css", "404.html"]);
-        assert_eq!(meaning(&files, &folder(false), path), wanted, "{path}");
+        assert_eq!(meaning(&files, &folder(false), path), *wanted, "{path}");
     }
 
     #[test]
     fn paths_mean_what_people_expect() {
         let ok = |path: &str| Meaning::File(path.to_owned(), StatusCode::OK);
         let elsewhere = |path: &str| Meaning::Elsewhere(path.to_owned());
-        check("/", ok("index.html"));
-        check("", ok("index.html"));
-        check("/index.html", elsewhere("/"));
-        check("/about", ok("about.html"));
-        check("/about.html", elsewhere("/about"));
-        check("/about/", elsewhere("/about"));
-        check("/blog", elsewhere("/blog/"));
-        check("/blog/", ok("blog/index.html"));
-        check("/blog/index.html", elsewhere("/blog/"));
-        check("/a%20b.txt", ok("a b.txt"));
-        check("/css/site.css", ok("css/site.css"));
+        check("/", &ok("index.html"));
+        check("", &ok("index.html"));
+        check("/index.html", &elsewhere("/"));
+        check("/about", &ok("about.html"));
+        check("/about.html", &elsewhere("/about"));
+        check("/about/", &elsewhere("/about"));
+        check("/blog", &elsewhere("/blog/"));
+        check("/blog/", &ok("blog/index.html"));
+        check("/blog/index.html", &elsewhere("/blog/"));
+        check("/a%20b.txt", &ok("a b.txt"));
+        check("/css/site.css", &ok("css/site.css"));
     }
 
     #[test]
     fn what_isn_t_there_is_not_found_whatever_it_climbs() {
         for path in ["/nothing", "/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/css/..%2findex.html", "/%00", "/css"]
         {
-            check(path, Meaning::File("404.html".to_owned(), StatusCode::NOT_FOUND));
+            check(path, &Meaning::File("404.html".to_owned(), StatusCode::NOT_FOUND));
         }
-        check("/%ff", Meaning::Nothing);
+        check("/%ff", &Meaning::Nothing);
     }
 
     #[test]

@@ -287,11 +287,10 @@ fn config(key: &Key, app: &App, stage: &Stage, manifest: &Manifest) -> BTreeMap<
     for name in &manifest.bindings.secrets {
         let Some(sealed) = stage.secrets.get(name) else { continue };
         let opened = key.open(&secret_purpose(app.name.as_str(), stage.name.as_str(), name), sealed);
-        match opened.map(String::from_utf8) {
-            Ok(Ok(value)) => {
-                config.insert(name.clone(), value);
-            }
-            _ => tracing::error!(app = %app.name, stage = %stage.name, secret = name, "a secret doesn't open"),
+        if let Ok(Ok(value)) = opened.map(String::from_utf8) {
+            config.insert(name.clone(), value);
+        } else {
+            tracing::error!(app = %app.name, stage = %stage.name, secret = name, "a secret doesn't open");
         }
     }
     config

@@ -195,12 +195,12 @@ mod tests {
     fn a_misspelt_key_is_named_with_what_was_meant() {
         check(
             "app = \"shop\"\n\n[[rout]]\npath = \"/\"\n",
-            &expect![[r#"
+            &expect![[r"
             unknown key `rout`
              --> firm.toml:3:3
             3 | [[rout]]
               |   ^^^^
-              help: did you mean `route`?"#]],
+              help: did you mean `route`?"]],
         );
     }
 
