@@ -66,7 +66,7 @@ class Target:
 def installed(tool):
     path = TOOLS / tool
     if not path.exists():
-        raise Unavailable(f"{path} is missing; run bench/install")
+        raise Unavailable(f"{tool} is missing; run bench/install")
     return path
 
 
