@@ -418,7 +418,7 @@ fn a_start_that_can_t_be_says_why() {
     assert_eq!(node.firm(&["status"]).code, 0);
     let nobody =
         run(Command::new(FIRM).args(["status"]).env("XDG_CONFIG_HOME", other.path()).env_remove("FIRM_ADDRESS"), b"");
-    assert_eq!(nobody.code, 2, "{}", nobody.stderr);
+    assert_eq!(nobody.code, 3, "{}", nobody.stderr);
 }
 
 #[test]

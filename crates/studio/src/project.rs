@@ -170,9 +170,15 @@ fn imply_route(manifest: &mut Manifest, file: &str) -> Result<(), ProjectError> 
 pub fn nameless(root: &Path, command: &str) -> ProjectError {
     let folder = fs::canonicalize(root).ok();
     let name = folder.as_deref().and_then(Path::file_name).and_then(|name| name.to_str()).map(str::to_lowercase);
+    // As it was typed: without the folder, the command would be about the one that the person is in.
+    let (file, command) = if matches!(root.to_str(), Some("" | ".")) {
+        ("firm.toml".to_owned(), command.to_owned())
+    } else {
+        (root.join("firm.toml").display().to_string(), format!("{command} {}", root.display()))
+    };
     ProjectError::NoApp(match name.and_then(|name| name.parse::<Name>().ok()) {
-        Some(name) => format!("write `app = \"{name}\"` in firm.toml, or: {command} --app {name}"),
-        None => format!("write `app = \"…\"` in firm.toml, or: {command} --app NAME"),
+        Some(name) => format!("write `app = \"{name}\"` in {file}, or: {command} --app {name}"),
+        None => format!("write `app = \"…\"` in {file}, or: {command} --app NAME"),
     })
 }
 
@@ -341,7 +347,13 @@ mod tests {
         assert_eq!(project.app(Some(&told)).expect("told"), told);
         expect![[r#"
             the app has no name
-              help: write `app = "shop"` in firm.toml, or: firm push --app shop"#]]
-        .assert_eq(&project.app(None).expect_err("nobody named it").to_string());
+              help: write `app = "shop"` in ABOVE/Shop/firm.toml, or: firm push ABOVE/Shop --app shop"#]]
+        .assert_eq(
+            &project
+                .app(None)
+                .expect_err("nobody named it")
+                .to_string()
+                .replace(&above.path().display().to_string(), "ABOVE"),
+        );
     }
 }

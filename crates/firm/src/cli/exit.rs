@@ -43,7 +43,7 @@ impl Exit {
             Self::Done => "done",
             Self::Refused => "refused or failed; nothing half done is left",
             Self::Usage => "the command line is wrong, or an answer was needed and nobody was there to ask",
-            Self::Unreachable => "no cloud answers at the context's address",
+            Self::Unreachable => "no cloud answers at the context's address, or there is no context yet",
             Self::NotAllowed => "the token is missing, expired, revoked, or its grant is too little",
             Self::NotFound => "there is no such app, stage, release, tenant or token",
             Self::Unknown => "the connection broke or a deadline passed: whether it was done is unknown",

@@ -58,7 +58,9 @@ pub(super) async fn run(cx: &Cx, args: &Args) -> Outcome {
     )??;
     cx.out.answer(&lines, |out| {
         if lines.is_empty() {
-            out.note(&format!("{app} has no such lines."));
+            out.note(&format!(
+                "Nothing to show: what {app} writes to stdout and stderr, and its faults, would stand here."
+            ));
         }
         let now = when::now();
         lines.iter().try_for_each(|line| show(out, line, now))

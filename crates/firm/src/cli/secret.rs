@@ -41,7 +41,6 @@ enum Action {
     )]
     Set {
         /// Its name, as firm.toml binds it under [bindings] secrets
-        #[arg(value_parser = variable)]
         name: String,
         /// Read it from standard input
         #[arg(long)]
@@ -78,6 +77,15 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
             })
         }
         Some(Action::Set { name, stdin }) => {
+            // Not by the argument's parser: its error would show the whole word, and so the secret.
+            if name.contains('=') {
+                return Err(Failure::usage(
+                    "a secret's value doesn't belong on the command line, where others can read it",
+                )
+                .help("give its name alone: firm secret set NAME, or pipe it in: firm secret set NAME --stdin"));
+            }
+            let name =
+                variable(&name).map_err(|said| Failure::usage(format!("`{name}` can't name a secret: {said}")))?;
             let value = if stdin { piped()? } else { cx.out.ask_secret(&format!("{name} (not shown)"))? };
             checked(&name, &value)?;
             let session = cx.session().await?;

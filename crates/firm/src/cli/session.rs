@@ -61,7 +61,7 @@ pub fn choose(global: &Global) -> Outcome<Chosen> {
     }
     let known = contexts::load(&contexts::folder()?)?;
     let Some(name) = global.context.clone().or(known.current) else {
-        return Err(Failure::new(Exit::Usage, "no cloud was chosen: there is no context yet")
+        return Err(Failure::new(Exit::Unreachable, "no cloud was chosen: there is no context yet")
             .help("start one on this machine with `firm up`, or add one: firm context add --help"));
     };
     let Some(mut context) = known.contexts.get(&name).cloned() else {

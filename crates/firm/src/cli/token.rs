@@ -123,6 +123,7 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
 async fn list(cx: &Cx, operators: bool) -> Outcome {
     let session = cx.session().await?;
     let tokens: Vec<TokenView> = session.get(&place(&session, operators).await?).await?;
+    let whose = if operators { "--operators".to_owned() } else { format!("--tenant {}", session.tenant().await?) };
     cx.out.answer(&tokens, |out| {
         let now = when::now();
         let mut table = Table::new(&["TOKEN", "GRANT", "LABEL", "CREATED", "ENDS"]);
@@ -135,6 +136,9 @@ async fn list(cx: &Cx, operators: bool) -> Outcome {
                 when::until(token.expires, now),
             ]);
         }
-        table.show(out, "There are no such tokens. Make one: firm token create --grant deploy --label ci")
+        table.show(
+            out,
+            &format!("There are no tokens here yet. Make one: firm token create {whose} --grant deploy --label ci"),
+        )
     })
 }
