@@ -193,6 +193,23 @@ pub const GUEST_CLOCK_GRAIN: Duration = Duration::from_millis(1);
 /// Elements of a guest's tables together. The largest that is known, CPython, has 10,000 or so.
 pub const GUEST_TABLE_ELEMENTS_MAX: usize = 100_000;
 pub const GUEST_STACK_BYTES_MAX: usize = 512 * KIB;
+/// Requests that one instance answers where the manifest asks for reuse: making one costs less than a hundredth of that
+/// many, and whatever a guest leaks ends.
+pub const REUSE_REQUESTS_MAX: u32 = 1_000;
+/// Instances of one app that wait on one core for a request. More at once are made when they are needed.
+pub const REUSE_IDLE_PER_CORE_MAX: usize = 16;
+/// Instances that wait on the whole box, a quarter of all: they must not keep others from being made.
+pub const REUSE_IDLE_MAX: usize = INSTANCES_MAX as usize / 4;
+/// How long an instance waits for a request before it is let go, and how often that is looked at.
+pub const REUSE_TIME_MAX: Duration = Duration::from_secs(30);
+pub const REUSE_LOOK: Duration = Duration::from_secs(1);
+/// Bytes and pieces of a response that are read before its head is sent, while its guest writes without waiting. What
+/// fits is sent whole, with its length.
+pub const RESPONSE_AT_ONCE_BYTES_MAX: usize = 64 * KIB;
+pub const RESPONSE_AT_ONCE_PIECES_MAX: usize = 64;
+/// The share of the machine's memory that all instances may have together, in percent, unless the operator says more
+/// or less: the node itself, its caches and the compile process need the rest.
+pub const INSTANCES_MEMORY_PERCENT: u64 = 50;
 /// Core instances of one component. JavaScript has 4, Python about 30: each shared library is one, with its shims.
 pub const INSTANCE_CORES_MAX: u32 = 100;
 /// Memories of one component: one, and one more for each component composed into it.

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use auth::Minted;
-use base::limits::DRAIN_TIME_DEFAULT;
-use base::{Digest, Name, Span, TokenId};
+use base::limits::{DRAIN_TIME_DEFAULT, INSTANCES_MEMORY_PERCENT};
+use base::{Bytes, Digest, Name, Span, TokenId};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use web::{Cloud, ListenError, Node, Settings};
@@ -53,6 +53,9 @@ pub struct UpArgs {
     /// A private address and port that apps may reach when their manifest names it; may be given again
     #[arg(long, value_name = "ADDRESS:PORT")]
     allow_private: Vec<SocketAddr>,
+    /// Memory that all apps' instances may have together, such as 8GiB [default: half of the machine's]
+    #[arg(long, value_name = "BYTES")]
+    guest_memory: Option<Bytes>,
     /// The name of the context that is registered for this cloud
     #[arg(long, default_value = "local")]
     context_name: Name,
@@ -144,7 +147,16 @@ fn settings(args: &UpArgs) -> Outcome<Settings> {
         serve_plain: args.serve_plain,
         compiler: sandbox::Compiler { program, args: vec!["compile".into()] },
         private_hosts: args.allow_private.clone(),
+        guest_memory: args.guest_memory.map_or_else(guest_memory, |bytes| bytes.0),
     })
+}
+
+/// The default share of what this process may have: the machine's memory, or less where a control group says so.
+fn guest_memory() -> u64 {
+    let machine = rustix::system::sysinfo();
+    let machine = u64::from(machine.mem_unit).saturating_mul(machine.totalram);
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|max| max.trim().parse().ok());
+    machine.min(group.unwrap_or(u64::MAX)) / 100 * INSTANCES_MEMORY_PERCENT
 }
 
 /// The directory that was asked for, or the user's own for data (XDG Base Directory Specification).

@@ -21,10 +21,10 @@ use std::time::{Duration, SystemTime};
 use base::limits::ARTIFACT_BYTES_MAX;
 use base::{Digest, TenantId};
 use serde::{Deserialize, Serialize};
-use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use crate::compile::{Compiled, Flavour};
+use crate::engine::Engines;
 
 /// The components whose artifacts are still wanted, by tenant. `None` leaves all of a tenant's alone; a tenant that
 /// isn't named has none.
@@ -162,7 +162,7 @@ impl Artifacts {
     #[expect(unsafe_code, reason = "an artifact is native code; the comment inside says why it may be believed")]
     pub(crate) fn map(
         &self,
-        engine: &Engine,
+        engines: &Engines,
         tenant: TenantId,
         component: Digest,
     ) -> Result<(Component, Flavour), ReadError> {
@@ -171,13 +171,15 @@ impl Artifacts {
             if digest_of(&path)? != label.artifact {
                 return Err(ReadError::Damaged);
             }
+            let flavour = label.compiled.flavour;
+            let engine = engines.of(flavour);
             // SAFETY: the file holds what the compile process, our own binary, answered: wasmtime's
             // serialization of a component, hashed on its way here and unchanged since, as was just checked.
             // Files in this folder are never written to after their rename, only unlinked, and no one but this
             // user may write to them, so the mapping stays as it is while it's used. The name holds the
-            // engine's fingerprint, and wasmtime compares the engine itself once more.
+            // engines' fingerprint, and wasmtime compares the engine itself once more.
             let component = unsafe { Component::deserialize_file(engine, &path) }.map_err(|_| ReadError::Damaged)?;
-            Ok((component, label.compiled.flavour))
+            Ok((component, flavour))
         });
         if matches!(mapped, Err(ReadError::Damaged)) {
             self.remove(tenant, component)?;

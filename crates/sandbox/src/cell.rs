@@ -1,14 +1,15 @@
-//! What one request's instance may see and do.
+//! What an instance may see and do, and for which request.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base::{DatabaseId, Name, TenantId};
 
 use crate::keyvalue::KeyValue;
 use crate::outbound::Outbound;
+use crate::reuse::Reuse;
 
 /// The body of a request to a component and of its answer: any `http_body::Body<Data = Bytes>` that is
 /// `Send`, boxed. From hyper: `incoming.map_err(BodyError::from).boxed_unsync()`.
@@ -17,17 +18,15 @@ pub type Body = wasmtime_wasi_http::WasiBody;
 /// Why a body broke off: `From<hyper::Error>` and `From<Infallible>` exist.
 pub use wasmtime_wasi_http::Error as BodyError;
 
-/// What the caller counts instances by; dropped when the instance is gone, which may be after its response.
+/// What the caller counts requests by; dropped when the instance has done with one, which may be after its response.
 pub type Permit = Box<dyn Any + Send>;
 
-/// What one request's instance may do and see: nothing else exists for it.
+/// What the instances of one component of one release may do and see: nothing else exists for them.
 pub struct Cell {
     /// Whose code runs. Buckets are looked up under this tenant only.
     pub tenant: TenantId,
     /// The stage's data set.
     pub database: DatabaseId,
-    /// The request's id, handed to [`Log::line`] along with each line.
-    pub request: Arc<str>,
     /// The buckets that the manifest grants. Any other name is `no-such-store`.
     pub kv: Arc<BTreeSet<Name>>,
     /// What `wasi:cli/environment` tells.
@@ -46,8 +45,40 @@ pub struct Cell {
     pub log: Arc<dyn Log>,
     /// The databases.
     pub store: Arc<dyn KeyValue>,
-    /// Held while the instance lives.
+    /// Where instances wait for the cell's next request. `None`: each request has a fresh one.
+    pub reuse: Option<Arc<Reuse>>,
+}
+
+/// One request's visit to a cell.
+pub struct Visit {
+    /// The request's id, handed to [`Log::line`] along with each line.
+    pub request: Arc<str>,
+    /// The core that it is answered on.
+    pub core: usize,
+    /// Held until the instance has done with the request.
     pub permit: Option<Permit>,
+}
+
+/// The app's log, and the request that an instance is answering just now.
+pub(crate) struct Voice {
+    log: Arc<dyn Log>,
+    request: Mutex<Arc<str>>,
+}
+
+impl Voice {
+    pub(crate) fn new(log: Arc<dyn Log>, request: Arc<str>) -> Arc<Self> {
+        Arc::new(Self { log, request: Mutex::new(request) })
+    }
+
+    pub(crate) fn line(&self, stream: Stream, text: &str) {
+        let request = Arc::clone(&self.request.lock().unwrap_or_else(PoisonError::into_inner));
+        self.log.line(&request, stream, text);
+    }
+
+    /// From now on the instance answers this request.
+    pub(crate) fn speak_for(&self, request: Arc<str>) {
+        *self.request.lock().unwrap_or_else(PoisonError::into_inner) = request;
+    }
 }
 
 /// Where a line of an app's log came from.

@@ -26,6 +26,9 @@ pub enum Fault {
     Failed(String),
     #[error("the box runs {INSTANCES_MAX} instances, which is all it may")]
     Busy,
+    /// It asked for memory that the box doesn't have to spare, within what it may have itself.
+    #[error("the box has no more memory for apps: other instances hold it")]
+    BoxOutOfMemory,
     /// The instance couldn't be made: it needs more tables or memories than there may be.
     #[error("no instance could be made: {0}")]
     NoInstance(String),

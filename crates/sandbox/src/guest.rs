@@ -10,11 +10,11 @@ use wasmtime_wasi::{HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, 
 use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use crate::cell::{Cell, Permit, Stream};
+use crate::cell::{Cell, Permit, Stream, Visit, Voice};
 use crate::keyvalue::Access;
 use crate::limiter::Limiter;
 use crate::lines::Stdio;
-use crate::outbound::Sender;
+use crate::outbound::{Network, Sender};
 
 /// The `T` of an instance's `Store<T>`.
 pub(crate) struct Guest {
@@ -25,7 +25,9 @@ pub(crate) struct Guest {
     config: Config,
     access: Access,
     pub(crate) limiter: Limiter,
-    _permit: Option<Permit>,
+    voice: Arc<Voice>,
+    stdio: [Stdio; 2],
+    permit: Option<Permit>,
 }
 
 /// `wasi:config`'s values, copied out of the cell only for a guest that asks.
@@ -35,12 +37,13 @@ enum Config {
 }
 
 impl Guest {
-    pub(crate) fn new(cell: Cell, sender: Sender) -> Self {
-        let stdio = |stream| Stdio::new(Arc::clone(&cell.log), Arc::clone(&cell.request), stream);
+    pub(crate) fn new(cell: &Cell, voice: Arc<Voice>, network: &Arc<Network>, limiter: Limiter) -> Self {
+        let stdio = [Stream::Stdout, Stream::Stderr].map(|stream| Stdio::new(Arc::clone(&voice), stream));
+        let [stdout, stderr] = stdio.clone();
         let wasi = WasiCtxBuilder::new()
             .envs(&cell.env)
-            .stdout(stdio(Stream::Stdout))
-            .stderr(stdio(Stream::Stderr))
+            .stdout(stdout)
+            .stderr(stderr)
             .wall_clock(WallClock)
             .monotonic_clock(MonotonicClock(Instant::now()))
             .max_random_size(GUEST_RANDOM_BYTES_MAX)
@@ -57,12 +60,28 @@ impl Guest {
             wasi,
             http,
             table,
-            sender,
-            access: Access::new(&cell),
-            config: Config::Shared(cell.config),
-            limiter: Limiter::new(cell.memory),
-            _permit: cell.permit,
+            sender: Sender::new(Arc::clone(network), Arc::clone(&cell.outbound), Arc::clone(&voice)),
+            access: Access::new(cell, Arc::clone(&voice)),
+            config: Config::Shared(Arc::clone(&cell.config)),
+            limiter,
+            voice,
+            stdio,
+            permit: None,
         }
+    }
+
+    /// What the instance does from now on, it does for this request.
+    pub(crate) fn begin(&mut self, visit: Visit) {
+        self.voice.speak_for(visit.request);
+        self.permit = visit.permit;
+    }
+
+    /// The request is over, and the instance may wait for the next.
+    pub(crate) fn end(&mut self) {
+        for stdio in &self.stdio {
+            stdio.end();
+        }
+        self.permit = None;
     }
 
     pub(crate) fn config(&mut self) -> &WasiConfigVariables {

@@ -1,61 +1,130 @@
-//! One instance: made, put a request to, and let go.
+//! One instance: made, put requests to, and let go.
 
 use std::future::poll_fn;
 use std::sync::Arc;
 
+use base::Digest;
 use base::limits::{GUEST_CALL_BYTES_MAX, TRAP_FRAMES_MAX};
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery};
 use http::{Request, Response, Uri};
 use tokio::sync::oneshot;
-use wasmtime::{AsContextMut, Engine, PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime::{AsContextMut, PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::p2::bindings::Proxy as Proxy02;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
-use wasmtime_wasi_http::p3::bindings::ServicePre;
+use wasmtime_wasi_http::p3::bindings::Service as Proxy03;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView, p2, p3};
 
-use crate::cell::Body;
+use crate::cell::{Body, Cell, Visit, Voice};
+use crate::engine::Engines;
 use crate::fault::Fault;
 use crate::guest::Guest;
-use crate::program::Proxy;
-use crate::watch::{self, Report};
+use crate::limiter::{Budget, Limiter, Refused};
+use crate::outbound::Network;
+use crate::program::{Program, Proxy};
+use crate::reuse::Registry;
+use crate::watch::Report;
 
 /// A response, or the error code that the guest answered with.
 pub(crate) type Answer = Result<Response<WasiBody>, String>;
 
+/// What all instances stand on.
+pub(crate) struct Ground {
+    pub(crate) engines: Engines,
+    pub(crate) network: Arc<Network>,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) registry: Registry,
+}
+
 /// What a run needs.
 pub(crate) struct Run {
-    pub(crate) guest: Guest,
+    pub(crate) ground: Arc<Ground>,
+    pub(crate) program: Arc<Program>,
+    pub(crate) cell: Arc<Cell>,
+    pub(crate) visit: Visit,
     pub(crate) request: Request<Body>,
     pub(crate) answer: oneshot::Sender<Answer>,
     /// Resolves when the response's body is done with.
     pub(crate) body_gone: oneshot::Receiver<()>,
+    pub(crate) report: Arc<Report>,
 }
 
-/// The whole life of an instance. It ends with the guest's last task; its faults are in the report.
-pub(crate) fn run(engine: &Engine, proxy: &Proxy, run: Run, report: Arc<Report>) -> watch::Guest {
-    let Run { guest, request, answer, body_gone } = run;
-    let mut store = Store::new(engine, guest);
+/// An instance that can be put requests to, one after another.
+pub(crate) struct Live {
+    store: Store<Guest>,
+    handler: Handler,
+    component: Digest,
+    /// Requests that it has answered.
+    pub(crate) served: u32,
+}
+
+enum Handler {
+    Http02(Proxy02),
+    Http03(Proxy03),
+}
+
+/// The road of one request through an instance: one that waits, or a fresh one. It ends with the guest's last task;
+/// its faults are in the report.
+pub(crate) async fn run(run: Run) {
+    let Run { ground, program, cell, visit, request, answer, body_gone, report } = run;
+    let core = visit.core;
+    let waiting = cell.reuse.as_ref().and_then(|list| list.take(core));
+    let mut live = match waiting.filter(|live| live.component == program.component()) {
+        Some(mut live) => {
+            live.store.data_mut().begin(visit);
+            live.store.set_epoch_deadline(1);
+            live
+        }
+        None => match make(&ground, &program, &cell, visit, &report).await {
+            Some(live) => live,
+            None => return,
+        },
+    };
+    let ended = match &live.handler {
+        Handler::Http02(proxy) => http02(&mut live.store, proxy, request, answer).await,
+        Handler::Http03(service) => http03(&mut live.store, service, request, answer, body_gone).await,
+    };
+    if let Err(broken) = ended {
+        return conclude(&live.store, &broken, &report);
+    }
+    if let Some(list) = &cell.reuse {
+        live.store.data_mut().end();
+        live.served += 1;
+        ground.registry.keep(list, core, live);
+    }
+}
+
+/// A fresh instance; `None` when it can't be made, and the report has the reason.
+async fn make(
+    ground: &Arc<Ground>,
+    program: &Program,
+    cell: &Cell,
+    visit: Visit,
+    report: &Arc<Report>,
+) -> Option<Live> {
+    // An instance that stays will speak for other requests, while this one's report is still read.
+    let voice = match &cell.reuse {
+        Some(_) => Voice::new(Arc::clone(&cell.log), Arc::clone(&visit.request)),
+        None => report.voice(),
+    };
+    let mut guest = Guest::new(cell, voice, &ground.network, Limiter::new(cell.memory, &ground.budget));
+    guest.begin(visit);
+    let mut store = Store::new(ground.engines.of(program.flavour()), guest);
     store.limiter(|guest| &mut guest.limiter);
     store.set_hostcall_fuel(GUEST_CALL_BYTES_MAX);
     store.set_epoch_deadline(1);
     // The watch counts the time; here the core's other tasks get their turn.
     store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
-    match proxy {
-        Proxy::Http02(proxy) => {
-            let proxy = proxy.clone();
-            Box::pin(async move {
-                let ended = http02(&mut store, &proxy, request, answer).await;
-                conclude(&store, ended, &report);
-            })
-        }
-        Proxy::Http03(proxy) => {
-            let proxy = proxy.clone();
-            Box::pin(async move {
-                let ended = http03(&mut store, &proxy, request, answer, body_gone).await;
-                conclude(&store, ended, &report);
-            })
+    let made = match &program.proxy {
+        Proxy::Http02(proxy) => proxy.instantiate_async(&mut store).await.map(Handler::Http02),
+        Proxy::Http03(service) => service.instantiate_async(&mut store).await.map(Handler::Http03),
+    };
+    match made {
+        Ok(handler) => Some(Live { store, handler, component: program.component(), served: 0 }),
+        Err(error) => {
+            conclude(&store, &Broken::Start(error), report);
+            None
         }
     }
 }
@@ -87,11 +156,10 @@ enum Broken {
 
 async fn http02(
     store: &mut Store<Guest>,
-    proxy: &ProxyPre<Guest>,
+    proxy: &Proxy02,
     request: Request<Body>,
     answer: oneshot::Sender<Answer>,
 ) -> Result<(), Broken> {
-    let proxy = proxy.instantiate_async(&mut *store).await.map_err(Broken::Start)?;
     let scheme = if request.uri().scheme_str() == Some("http") { Scheme::Http } else { Scheme::Https };
     let mut http = store.data_mut().http();
     let request = http.new_incoming_request(scheme, request).map_err(Broken::Request)?;
@@ -105,12 +173,11 @@ async fn http02(
 
 async fn http03(
     store: &mut Store<Guest>,
-    proxy: &ServicePre<Guest>,
+    service: &Proxy03,
     request: Request<Body>,
     answer: oneshot::Sender<Answer>,
     body_gone: oneshot::Receiver<()>,
 ) -> Result<(), Broken> {
-    let service = proxy.instantiate_async(&mut *store).await.map_err(Broken::Start)?;
     let (request, received) = p3::Request::from_http(store.data_mut().http().hooks, request);
     let handled = store.run_concurrent(async move |accessor| {
         match service.handle(accessor, request).await? {
@@ -134,18 +201,18 @@ async fn http03(
 }
 
 /// Explains how a run ended, while its store is still there: a body that ends must find the fault reported.
-fn conclude(store: &Store<Guest>, ended: Result<(), Broken>, report: &Report) {
-    let Err(broken) = ended else {
-        return;
-    };
-    let (Broken::Start(error) | Broken::Request(error) | Broken::Handler(error)) = &broken;
+fn conclude(store: &Store<Guest>, broken: &Broken, report: &Report) {
+    let (Broken::Start(error) | Broken::Request(error) | Broken::Handler(error)) = broken;
     let limiter = &store.data().limiter;
     let fault = if error.is::<PoolConcurrencyLimitError>() {
         Fault::Busy
-    } else if limiter.refused() {
-        Fault::OutOfMemory(limiter.memory_max())
+    } else if let Some(refused) = limiter.refused() {
+        match refused {
+            Refused::Instance => Fault::OutOfMemory(limiter.memory_max()),
+            Refused::Box => Fault::BoxOutOfMemory,
+        }
     } else {
-        match &broken {
+        match broken {
             Broken::Request(error) => Fault::BadRequest(error.to_string()),
             Broken::Start(error) if !error.is::<WasmBacktrace>() => Fault::NoInstance(format!("{error:#}")),
             _ => Fault::Trap(explain(error)),

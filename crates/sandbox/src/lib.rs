@@ -27,15 +27,17 @@ mod lines;
 mod need;
 mod outbound;
 mod program;
+mod reuse;
 mod run;
 mod watch;
 
 pub use artifact::Keep;
-pub use cell::{Body, BodyError, Cell, Log, Permit, Stream};
+pub use cell::{Body, BodyError, Cell, Log, Permit, Stream, Visit};
 pub use compile::{CompileError, Compiled, Compiler, ConfineError, Flavour, compile_process, confine};
 pub use fault::Fault;
 pub use keyvalue::{Answer, Bucket, KeyPage, KeyValue, KeyValueError, Swap};
 pub use need::{Need, need};
 pub use outbound::{HostPattern, HostPatternError, Outbound};
 pub use program::{LoadError, Program};
+pub use reuse::Reuse;
 pub use run::{Options, Sandbox, StartError};

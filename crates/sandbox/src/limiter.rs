@@ -1,24 +1,72 @@
-//! An instance's memory and tables.
+//! An instance's memory and tables, and the memory of all instances together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base::limits::{GUEST_TABLE_ELEMENTS_MAX, INSTANCE_CORES_MAX, INSTANCE_MEMORIES_MAX, INSTANCE_TABLES_MAX};
 use wasmtime::{ResourceLimiter, Result};
 
-/// Refuses growth past the cell's bounds. A guest sees `memory.grow` fail, as the standard has it, and mostly
-/// aborts; the refusal is remembered so that the trap which follows can be explained.
+/// The memory that all instances of a box may have together: each may ask for 1 GiB, and 1,000 of them would be more
+/// than any box has. What counts is what a guest may touch, not what it has touched.
+pub(crate) struct Budget {
+    max: u64,
+    used: AtomicU64,
+}
+
+impl Budget {
+    pub(crate) fn new(max: u64) -> Arc<Self> {
+        Arc::new(Self { max, used: AtomicU64::new(0) })
+    }
+
+    fn take(&self, bytes: u64) -> bool {
+        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
+        let fits = before.saturating_add(bytes) <= self.max;
+        if !fits {
+            self.give(bytes);
+        }
+        fits
+    }
+
+    fn give(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Is less than half of it left? Then nothing should be held that isn't at work.
+    pub(crate) fn is_short(&self) -> bool {
+        self.used() > self.max / 2
+    }
+
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+}
+
+/// Why memory was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The instance may have no more.
+    Instance,
+    /// All instances together may have no more.
+    Box,
+}
+
+/// Refuses growth past the cell's bounds and the box's. A guest sees `memory.grow` fail, as the standard has it, and
+/// mostly aborts; the refusal is remembered so that the trap which follows can be explained.
 pub(crate) struct Limiter {
     memory_max: u64,
     memory: u64,
     elements: usize,
-    refused: bool,
+    refused: Option<Refused>,
+    budget: Arc<Budget>,
 }
 
 impl Limiter {
-    pub(crate) fn new(memory_max: u64) -> Self {
-        Self { memory_max, memory: 0, elements: 0, refused: false }
+    pub(crate) fn new(memory_max: u64, budget: &Arc<Budget>) -> Self {
+        Self { memory_max, memory: 0, elements: 0, refused: None, budget: Arc::clone(budget) }
     }
 
-    /// Was memory refused?
-    pub(crate) fn refused(&self) -> bool {
+    /// Was memory refused, and by whom?
+    pub(crate) fn refused(&self) -> Option<Refused> {
         self.refused
     }
 
@@ -27,12 +75,22 @@ impl Limiter {
     }
 }
 
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        self.budget.give(self.memory);
+    }
+}
+
 impl ResourceLimiter for Limiter {
     fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
         let more = desired.saturating_sub(current) as u64;
         let total = self.memory.saturating_add(more);
         if total > self.memory_max {
-            self.refused = true;
+            self.refused = Some(Refused::Instance);
+            return Ok(false);
+        }
+        if !self.budget.take(more) {
+            self.refused = Some(Refused::Box);
             return Ok(false);
         }
         self.memory = total;
@@ -65,20 +123,38 @@ impl ResourceLimiter for Limiter {
 mod tests {
     use super::*;
 
+    fn grows(limiter: &mut Limiter, current: usize, desired: usize) -> bool {
+        limiter.memory_growing(current, desired, None).expect("it never fails")
+    }
+
     #[test]
     fn memories_count_together() {
-        let mut limiter = Limiter::new(300);
-        assert!(limiter.memory_growing(0, 100, None).is_ok_and(|allowed| allowed));
-        assert!(limiter.memory_growing(0, 100, None).is_ok_and(|allowed| allowed));
-        assert!(limiter.memory_growing(100, 200, None).is_ok_and(|allowed| allowed));
-        assert!(!limiter.refused());
-        assert!(limiter.memory_growing(100, 101, None).is_ok_and(|allowed| !allowed));
-        assert!(limiter.refused());
+        let mut limiter = Limiter::new(300, &Budget::new(u64::MAX));
+        assert!(grows(&mut limiter, 0, 100));
+        assert!(grows(&mut limiter, 0, 100));
+        assert!(grows(&mut limiter, 100, 200));
+        assert_eq!(limiter.refused(), None);
+        assert!(!grows(&mut limiter, 100, 101));
+        assert_eq!(limiter.refused(), Some(Refused::Instance));
+    }
+
+    #[test]
+    fn instances_share_the_box_and_give_back() {
+        let budget = Budget::new(500);
+        let mut first = Limiter::new(300, &budget);
+        let mut second = Limiter::new(300, &budget);
+        assert!(grows(&mut first, 0, 300) && grows(&mut second, 0, 200));
+        assert!(!grows(&mut second, 200, 201));
+        assert_eq!(second.refused(), Some(Refused::Box));
+        drop(first);
+        assert!(grows(&mut second, 200, 300));
+        drop(second);
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]
     fn tables_count_together() {
-        let mut limiter = Limiter::new(0);
+        let mut limiter = Limiter::new(0, &Budget::new(0));
         assert!(limiter.table_growing(0, GUEST_TABLE_ELEMENTS_MAX, None).is_ok_and(|allowed| allowed));
         assert!(limiter.table_growing(0, 1, None).is_ok_and(|allowed| !allowed));
     }

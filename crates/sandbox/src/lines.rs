@@ -14,7 +14,7 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-use crate::cell::{Log, Stream};
+use crate::cell::{Stream, Voice};
 
 /// What the end of a cut line says.
 const CUT: &str = " … (cut)";
@@ -74,29 +74,34 @@ impl Lines {
 pub(crate) struct Stdio(Arc<Inner>);
 
 struct Inner {
-    log: Arc<dyn Log>,
-    request: Arc<str>,
+    voice: Arc<Voice>,
     stream: Stream,
     lines: Mutex<Lines>,
 }
 
 impl Stdio {
-    pub(crate) fn new(log: Arc<dyn Log>, request: Arc<str>, stream: Stream) -> Self {
-        Self(Arc::new(Inner { log, request, stream, lines: Mutex::default() }))
+    pub(crate) fn new(voice: Arc<Voice>, stream: Stream) -> Self {
+        Self(Arc::new(Inner { voice, stream, lines: Mutex::default() }))
+    }
+
+    /// The request is over: what it left unfinished is its last line, not the next request's first.
+    pub(crate) fn end(&self) {
+        let Inner { voice, stream, lines } = &*self.0;
+        lines.lock().unwrap_or_else(PoisonError::into_inner).end(|line| voice.line(*stream, line));
     }
 
     fn put(&self, bytes: &[u8]) {
-        let Inner { log, request, stream, lines } = &*self.0;
+        let Inner { voice, stream, lines } = &*self.0;
         let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.write(bytes, |line| log.line(request, *stream, line));
+        lines.write(bytes, |line| voice.line(*stream, line));
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let Self { log, request, stream, lines } = self;
+        let Self { voice, stream, lines } = self;
         let lines = lines.get_mut().unwrap_or_else(PoisonError::into_inner);
-        lines.end(|line| log.line(request, *stream, line));
+        lines.end(|line| voice.line(*stream, line));
     }
 }
 

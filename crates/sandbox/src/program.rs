@@ -8,12 +8,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use base::limits::PROGRAMS_LOADED_MAX;
 use base::{Digest, TenantId};
-use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
 use wasmtime_wasi_http::{p2, p3};
 
 use crate::artifact::{Artifacts, ReadError};
 use crate::compile::Flavour;
+use crate::engine::{Engines, Linkers};
 use crate::guest::Guest;
 
 /// A compiled component of one tenant, mapped. An instance a request is made from it.
@@ -110,20 +110,20 @@ impl Programs {
     /// Maps a program. Two at once may both do so; one of them is kept.
     pub(crate) fn load(
         &self,
-        engine: &Engine,
-        linker: &Linker<Guest>,
+        engines: &Engines,
+        linkers: &Linkers,
         artifacts: &Artifacts,
         (tenant, component): Key,
     ) -> Result<Arc<Program>, LoadError> {
         if let Some(found) = self.get(tenant, component) {
             return Ok(found);
         }
-        let (mapped, flavour) = artifacts.map(engine, tenant, component).map_err(|error| match error {
+        let (mapped, flavour) = artifacts.map(engines, tenant, component).map_err(|error| match error {
             ReadError::Missing => LoadError::Missing(component),
             ReadError::Damaged => LoadError::Damaged(component),
             ReadError::Io(cause) => LoadError::Unreadable { component, cause },
         })?;
-        let proxy = link(linker, &mapped, flavour)
+        let proxy = link(linkers.of(flavour), &mapped, flavour)
             .map_err(|error| LoadError::Link { component, reason: format!("{error:#}") })?;
         let program = Arc::new(Program { tenant, component, proxy });
         Ok(self.keep(program))

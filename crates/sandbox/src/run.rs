@@ -1,34 +1,36 @@
 //! The sandbox itself: what is shared by all cores, and the road of one request through it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use base::limits::EPOCH_TICK;
+use base::limits::{EPOCH_TICK, RESPONSE_AT_ONCE_BYTES_MAX, RESPONSE_AT_ONCE_PIECES_MAX, REUSE_LOOK};
 use base::{Digest, TenantId};
-use futures_util::FutureExt;
+use bytes::Bytes;
 use http::{Method, Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body::{Body as _, Frame};
+use http_body_util::BodyExt;
 use tokio::sync::oneshot;
-use wasmtime::Engine;
-use wasmtime::component::Linker;
+use wasmtime_wasi_http::WasiBody;
 
 use crate::artifact::{Artifacts, Keep};
-use crate::body::Streaming;
-use crate::cell::{Body, Cell};
+use crate::body::{Streaming, Whole};
+use crate::cell::{Body, BodyError, Cell, Visit, Voice};
 use crate::compile::{CompileError, Compiled, Compiler, Compilers};
-use crate::engine;
+use crate::engine::{Engines, Linkers};
 use crate::fault::Fault;
-use crate::guest::Guest;
-use crate::instance;
-use crate::outbound::{Network, Sender};
+use crate::instance::{self, Ground};
+use crate::limiter::Budget;
+use crate::outbound::Network;
 use crate::program::{LoadError, Program, Programs};
+use crate::reuse::Registry;
 use crate::watch::{Report, Watched};
 
 /// How a sandbox is set up.
@@ -39,6 +41,8 @@ pub struct Options {
     pub compiler: Compiler,
     /// Addresses that outgoing requests may reach although they are private: the operator's exceptions.
     pub private_hosts: Vec<SocketAddr>,
+    /// Bytes of linear memory that all instances may have together.
+    pub memory: u64,
 }
 
 /// Why a sandbox can't start.
@@ -60,8 +64,8 @@ pub enum StartError {
     Engine(String),
     #[error("TLS for outgoing requests can't be set up")]
     Tls(#[source] rustls::Error),
-    #[error("the thread that ticks for the guests can't be started")]
-    Ticker(#[source] io::Error),
+    #[error("a thread beside the guests can't be started")]
+    Thread(#[source] io::Error),
 }
 
 /// Runs and compiles components. Cheap to clone, shared by all cores.
@@ -69,13 +73,13 @@ pub enum StartError {
 pub struct Sandbox(Arc<Inner>);
 
 struct Inner {
-    engine: Engine,
-    linker: Linker<Guest>,
+    ground: Arc<Ground>,
+    linkers: Linkers,
     artifacts: Arc<Artifacts>,
     compilers: Compilers,
     programs: Programs,
-    network: Arc<Network>,
-    _ticker: Ticker,
+    /// The clock of all guests, and what lets go the instances that have waited too long.
+    _threads: [Every; 2],
 }
 
 impl Sandbox {
@@ -84,22 +88,24 @@ impl Sandbox {
     /// # Errors
     /// The folder or the compiler can't be used, or the machine refuses memory or a thread.
     pub fn new(options: Options) -> Result<Self, StartError> {
-        let Options { artifacts, compiler, private_hosts } = options;
-        let engine = engine::runner().map_err(|error| StartError::Engine(format!("{error:#}")))?;
-        let linker = engine::linker(&engine).map_err(|error| StartError::Engine(format!("{error:#}")))?;
-        let opened = Artifacts::open(artifacts.clone(), engine::fingerprint(&engine));
+        let Options { artifacts, compiler, private_hosts, memory } = options;
+        let engines = Engines::new().map_err(|error| StartError::Engine(format!("{error:#}")))?;
+        let linkers = Linkers::new(&engines).map_err(|error| StartError::Engine(format!("{error:#}")))?;
+        let opened = Artifacts::open(artifacts.clone(), engines.fingerprint());
         let artifacts = opened.map_err(|cause| StartError::Artifacts { path: artifacts, cause })?;
         let program = compiler.program.clone();
         let compilers = Compilers::new(compiler).map_err(|cause| StartError::Compiler { path: program, cause })?;
-        Ok(Self(Arc::new(Inner {
-            linker,
-            artifacts: Arc::new(artifacts),
-            compilers,
-            programs: Programs::new(),
-            network: Arc::new(Network::new(private_hosts).map_err(StartError::Tls)?),
-            _ticker: Ticker::start(engine.clone()).map_err(StartError::Ticker)?,
-            engine,
-        })))
+        let network = Arc::new(Network::new(private_hosts).map_err(StartError::Tls)?);
+        let budget = Budget::new(memory);
+        let registry = Registry::new(Arc::clone(&budget));
+        let ground = Arc::new(Ground { engines, network, budget, registry });
+        let (ticking, retiring) = (Arc::clone(&ground), Arc::clone(&ground));
+        let threads = [
+            Every::start("guest-ticks", EPOCH_TICK, move || ticking.engines.tick()).map_err(StartError::Thread)?,
+            Every::start("guest-idle", REUSE_LOOK, move || retiring.registry.retire()).map_err(StartError::Thread)?,
+        ];
+        let (artifacts, programs) = (Arc::new(artifacts), Programs::new());
+        Ok(Self(Arc::new(Inner { ground, linkers, artifacts, compilers, programs, _threads: threads })))
     }
 
     /// Validates and compiles `wasm` in the compile process, unless its artifact is there already.
@@ -123,8 +129,8 @@ impl Sandbox {
     /// # Errors
     /// [`LoadError::Missing`] and [`LoadError::Damaged`] ask for [`Self::compile`].
     pub fn load(&self, tenant: TenantId, component: Digest) -> Result<Arc<Program>, LoadError> {
-        let Inner { engine, linker, artifacts, programs, .. } = &*self.0;
-        programs.load(engine, linker, artifacts, (tenant, component))
+        let Inner { ground, linkers, artifacts, programs, .. } = &*self.0;
+        programs.load(&ground.engines, linkers, artifacts, (tenant, component))
     }
 
     /// [`Self::loaded`], else [`Self::load`] on a thread of its own.
@@ -155,7 +161,7 @@ impl Sandbox {
         Ok(gone.len())
     }
 
-    /// Puts `request` to a fresh instance of `program`.
+    /// Puts `request` to an instance of `program`: a fresh one, or one that waits in the cell's list.
     ///
     /// The scheme of its URI tells the guest how the visitor came, `https` if it has none; its authority or its
     /// `Host` tells for whom. Dropping this future stops the instance, and so does dropping the response's body
@@ -166,104 +172,148 @@ impl Sandbox {
     /// too, and breaks the body off with an error.
     pub async fn handle(
         &self,
-        program: &Program,
-        cell: Cell,
+        program: &Arc<Program>,
+        cell: &Arc<Cell>,
+        visit: Visit,
         mut request: Request<Body>,
     ) -> Result<Response<Body>, Fault> {
-        let report = Report::new(&cell);
+        let report = Report::new(Voice::new(Arc::clone(&cell.log), Arc::clone(&visit.request)));
         instance::address(&mut request).map_err(|fault| report.fault(fault))?;
         let head_only = request.method() == Method::HEAD;
-        let sender = Sender::new(
-            Arc::clone(&self.0.network),
-            Arc::clone(&cell.outbound),
-            Arc::clone(&cell.log),
-            Arc::clone(&cell.request),
-        );
-        let (cpu, time) = (cell.cpu, cell.timeout);
         let (answer, answered) = oneshot::channel();
         let (body_gone, gone) = oneshot::channel();
-        let run = instance::Run { guest: Guest::new(cell, sender), request, answer, body_gone: gone };
-        let guest = instance::run(&self.0.engine, &program.proxy, run, Arc::clone(&report));
-        let mut guest = Box::pin(Watched::new(guest, cpu, time, Arc::clone(&report)));
-        let (response, running) = first_answer(&mut guest, answered, &report).await?;
-        if !running {
-            return whole(response, &report);
-        }
-        let guest = tokio::spawn(guest);
-        let (head, inner) = response.into_parts();
-        let body = Streaming::new(inner, &head, head_only, report, body_gone, guest);
-        Ok(Response::from_parts(head, body.boxed_unsync()))
+        let run = instance::run(instance::Run {
+            ground: Arc::clone(&self.0.ground),
+            program: Arc::clone(program),
+            cell: Arc::clone(cell),
+            visit,
+            request,
+            answer,
+            body_gone: gone,
+            report: Arc::clone(&report),
+        });
+        let guest = Watched::new(Box::pin(run), cell.cpu, cell.timeout, Arc::clone(&report));
+        respond(guest, answered, body_gone, head_only, report).await
+    }
+
+    /// Linear memory that all instances have together, in bytes, and how many of them wait for a request.
+    #[must_use]
+    pub fn held(&self) -> (u64, usize) {
+        (self.0.ground.budget.used(), self.0.ground.registry.count())
     }
 }
 
-/// Runs the guest until it answers. Tells whether it is still running then.
-///
-/// A guest that answers without ever waiting is done by then, and costs no task of its own.
-async fn first_answer(
-    guest: &mut Pin<Box<Watched>>,
+/// Runs the guest until it has answered, and then for as long as it goes on without waiting: most are done by then,
+/// and a response that is whole needs no task of its own and can tell its length.
+async fn respond(
+    mut guest: Watched,
     mut answered: oneshot::Receiver<instance::Answer>,
-    report: &Arc<Report>,
-) -> Result<(Response<Body>, bool), Fault> {
-    let (answer, running) = std::future::poll_fn(|cx| {
-        let running = guest.as_mut().poll(cx).is_pending();
+    body_gone: oneshot::Sender<()>,
+    head_only: bool,
+    report: Arc<Report>,
+) -> Result<Response<Body>, Fault> {
+    let (answer, mut running) = std::future::poll_fn(|cx| {
+        let running = Pin::new(&mut guest).poll(cx).is_pending();
         match Pin::new(&mut answered).poll(cx) {
             Poll::Ready(answer) => Poll::Ready((answer, running)),
             Poll::Pending => Poll::Pending,
         }
     })
     .await;
-    match answer {
-        Ok(Ok(response)) => Ok((response, running)),
-        Ok(Err(code)) => Err(report.fault(Fault::Failed(code))),
+    let (head, mut body) = match answer {
+        Ok(Ok(response)) => response.into_parts(),
+        Ok(Err(code)) => return Err(report.fault(Fault::Failed(code))),
         // The guest is gone, and its end of the channel with it.
-        Err(_) => Err(report.fault(Fault::NoResponse)),
-    }
-}
-
-/// A response whose instance is gone, and so all there. One that broke was not begun to be sent: it's a fault.
-fn whole(response: Response<Body>, report: &Report) -> Result<Response<Body>, Fault> {
+        Err(_) => return Err(report.fault(Fault::NoResponse)),
+    };
+    let mut first = VecDeque::new();
+    let read = std::future::poll_fn(|cx| Poll::Ready(read_on(&mut guest, &mut running, &mut body, &mut first, cx)));
+    let more = match tokio::task::unconstrained(read).await {
+        Ok(more) => more,
+        // Nothing has been sent yet, so the visitor needn't see half of it.
+        Err(error) => return Err(report.fault(Fault::Failed(error.to_string()))),
+    };
     if let Some(fault) = report.found() {
         return Err(fault);
     }
-    let (head, body) = response.into_parts();
-    // All of it is in memory; tokio's habit of making a busy task wait now and then must not hide that.
-    let body = match tokio::task::unconstrained(body.collect()).now_or_never() {
-        Some(Ok(body)) => body,
-        Some(Err(error)) => return Err(report.fault(Fault::Failed(error.to_string()))),
-        None => return Err(report.fault(Fault::Failed("it left its response's body unfinished".to_owned()))),
-    };
-    // One piece without trailers has a length that can be told.
-    let body = match body.trailers() {
-        None => Full::new(body.to_bytes()).map_err(|never| match never {}).boxed_unsync(),
-        Some(_) => body.map_err(|never| match never {}).boxed_unsync(),
+    if more && !running {
+        return Err(report.fault(Fault::Failed("it left its response's body unfinished".to_owned())));
+    }
+    let body = if more {
+        let guest = tokio::spawn(guest);
+        Streaming::new(first, body, &head, head_only, report, body_gone, guest).boxed_unsync()
+    } else {
+        drop(body_gone);
+        if running {
+            end(guest).await;
+        }
+        Whole::new(first).boxed_unsync()
     };
     Ok(Response::from_parts(head, body))
 }
 
-/// The clock of all guests: advances the engine's epoch every `EPOCH_TICK`.
-struct Ticker {
+/// Lets the guest and its body's reader take turns for as long as one of them gets on. Gives whether there is more to
+/// come.
+fn read_on(
+    guest: &mut Watched,
+    running: &mut bool,
+    body: &mut WasiBody,
+    first: &mut VecDeque<Frame<Bytes>>,
+    cx: &mut Context<'_>,
+) -> Result<bool, BodyError> {
+    let mut bytes = 0;
+    loop {
+        let mut moved = false;
+        while let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) {
+            let Some(frame) = frame.transpose()? else { return Ok(false) };
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            first.push_back(frame);
+            if bytes > RESPONSE_AT_ONCE_BYTES_MAX || first.len() >= RESPONSE_AT_ONCE_PIECES_MAX {
+                // Whoever streams is polled again by its task.
+                return Ok(true);
+            }
+            moved = true;
+        }
+        if !*running || !moved {
+            return Ok(true);
+        }
+        *running = Pin::new(&mut *guest).poll(cx).is_pending();
+    }
+}
+
+/// Its answer is whole. What it still does, it does on its own, within its time.
+async fn end(mut guest: Watched) {
+    let running = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut guest).poll(cx).is_pending())).await;
+    if running {
+        tokio::spawn(guest);
+    }
+}
+
+/// A thread that does one thing again and again.
+struct Every {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Ticker {
-    fn start(engine: Engine) -> io::Result<Self> {
+impl Every {
+    fn start(name: &str, period: Duration, work: impl Fn() + Send + 'static) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let thread = std::thread::Builder::new().name("guest-ticks".to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                std::thread::sleep(EPOCH_TICK);
-                engine.increment_epoch();
+                std::thread::park_timeout(period);
+                work();
             }
         })?;
         Ok(Self { stop, thread: Some(thread) })
     }
 }
 
-impl Drop for Ticker {
+impl Drop for Every {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
             // It can't have panicked, and there would be nothing to do about it.
             let _ = thread.join();
         }

@@ -9,26 +9,24 @@ use base::limits::EPOCH_TICK;
 use futures_util::task::AtomicWaker;
 use tokio::time::Sleep;
 
-use crate::cell::{Cell, Log, Stream};
+use crate::cell::{Stream, Voice};
 use crate::fault::Fault;
 
 /// Where an instance's first fault is kept, for whoever waits for its answer, and written to the app's log.
 pub(crate) struct Report {
-    log: Arc<dyn Log>,
-    request: Arc<str>,
+    voice: Arc<Voice>,
     fault: Mutex<Option<Fault>>,
     /// The body that is being read, if any.
     reader: AtomicWaker,
 }
 
 impl Report {
-    pub(crate) fn new(cell: &Cell) -> Arc<Self> {
-        Arc::new(Self {
-            log: Arc::clone(&cell.log),
-            request: Arc::clone(&cell.request),
-            fault: Mutex::new(None),
-            reader: AtomicWaker::new(),
-        })
+    pub(crate) fn new(voice: Arc<Voice>) -> Arc<Self> {
+        Arc::new(Self { voice, fault: Mutex::new(None), reader: AtomicWaker::new() })
+    }
+
+    pub(crate) fn voice(&self) -> Arc<Voice> {
+        Arc::clone(&self.voice)
     }
 
     /// Takes note of a fault. The first one is the cause and is answered; what comes after it is its consequence.
@@ -55,7 +53,7 @@ impl Report {
     pub(crate) fn line(&self, text: &str) {
         let text = &text[..text.floor_char_boundary(base::limits::LOG_LINE_BYTES_MAX)];
         for line in text.lines() {
-            self.log.line(&self.request, Stream::Fault, line);
+            self.voice.line(Stream::Fault, line);
         }
     }
 
@@ -117,14 +115,14 @@ pub(crate) struct Watched {
     heavy: bool,
     cpu: Duration,
     time: Duration,
-    deadline: Pin<Box<Sleep>>,
+    /// Made when the guest first waits: most never do.
+    deadline: Option<Pin<Box<Sleep>>>,
     report: Arc<Report>,
 }
 
 impl Watched {
     pub(crate) fn new(guest: Guest, cpu: Duration, time: Duration, report: Arc<Report>) -> Self {
-        let deadline = Box::pin(tokio::time::sleep(time));
-        Self { guest: Some(guest), spent: Duration::ZERO, heavy: false, cpu, time, deadline, report }
+        Self { guest: Some(guest), spent: Duration::ZERO, heavy: false, cpu, time, deadline: None, report }
     }
 
     /// The report comes first: the end of a body must never be seen without the fault that caused it.
@@ -156,8 +154,9 @@ impl Future for Watched {
             let cpu = self.cpu;
             return self.stop(Fault::OutOfCpu(cpu));
         }
-        if self.deadline.as_mut().poll(cx).is_ready() {
-            let time = self.time;
+        let (time, spent) = (self.time, self.spent);
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(time.saturating_sub(spent))));
+        if deadline.as_mut().poll(cx).is_ready() {
             return self.stop(Fault::OutOfTime(time));
         }
         Poll::Pending

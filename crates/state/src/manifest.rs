@@ -70,6 +70,10 @@ pub struct Component {
     /// Requests that run at once. More wait their turn for as long as `timeout`, then get 503.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concurrency: Option<u32>,
+    /// Let an instance answer one request after another, rather than each request have a fresh one. Faster, but what
+    /// the code leaves in memory of one visitor is there for the next: for code that keeps nothing, or means to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reuse: bool,
 }
 
 fn here() -> String {
@@ -78,7 +82,7 @@ fn here() -> String {
 
 impl Default for Component {
     fn default() -> Self {
-        Self { source: here(), memory: None, cpu: None, timeout: None, concurrency: None }
+        Self { source: here(), memory: None, cpu: None, timeout: None, concurrency: None, reuse: false }
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Settings {
     pub compiler: Compiler,
     /// Private addresses that apps may reach all the same, when their manifest names them.
     pub private_hosts: Vec<SocketAddr>,
+    /// Bytes of memory that all apps' instances may have together.
+    pub guest_memory: u64,
 }
 
 /// Why a cloud can't be opened.
@@ -106,6 +108,7 @@ impl Cloud {
             artifacts: settings.dir.join("artifacts"),
             compiler: settings.compiler.clone(),
             private_hosts: settings.private_hosts.clone(),
+            memory: settings.guest_memory,
         })
         .map_err(CloudError::Sandbox)?;
         let builder = Builder::new(settings.domain.clone(), key.clone());

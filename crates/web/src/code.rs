@@ -2,9 +2,11 @@
 
 mod store;
 
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use base::limits::{INSTANCES_PER_TENANT_MAX, REQUEST_BODY_BYTES_MAX, WAITING_PER_PLACE_MAX};
@@ -12,7 +14,7 @@ use base::{AppId, Digest, Name, ReleaseNo, TenantId, chain};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use persist::{Line, Logs};
-use sandbox::{BodyError, Cell, Fault, LoadError, Program, Stream};
+use sandbox::{BodyError, Cell, Fault, LoadError, Program, Reuse, Stream, Visit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::answer::{Body, Page};
@@ -116,9 +118,9 @@ pub(crate) async fn answer(
     request: Request<Unread<'_>>,
     id: &Arc<str>,
 ) -> Response<Body> {
-    let log: Arc<dyn sandbox::Log> = Arc::new(AppLog::new(&core.cloud.store.logs, site));
+    let cell = code.cell.get_or_init(|| Arc::new(cell(core, site, code)));
     let refuse = |status, said, why: &str| {
-        log.line(id, Stream::Fault, why);
+        cell.log.line(id, Stream::Fault, why);
         Page { status, said, help: "Try again in a moment." }.answer(id)
     };
     let place = match code.turnstile.enter(code.timeout).await {
@@ -145,28 +147,14 @@ pub(crate) async fn answer(
         Ok(program) => program,
         Err(why) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, "This app can't be started.", &why),
     };
-    let cell = Cell {
-        tenant: site.tenant,
-        database: site.database.id,
-        request: Arc::clone(id),
-        kv: Arc::clone(&site.kv),
-        env: Arc::clone(&site.env),
-        config: Arc::clone(&site.config),
-        outbound: Arc::clone(&site.outbound),
-        memory: code.memory,
-        cpu: code.cpu,
-        timeout: code.timeout,
-        log: Arc::clone(&log),
-        store: Arc::clone(&core.buckets) as Arc<dyn sandbox::KeyValue>,
-        permit: Some(Box::new((place, share))),
-    };
+    let visit = Visit { request: Arc::clone(id), core: core.number, permit: Some(Box::new((place, share))) };
     let limit = usize::try_from(REQUEST_BODY_BYTES_MAX).unwrap_or(usize::MAX);
     let head_only = *request.method() == Method::HEAD;
     let shares_its_domain = request.uri().host().is_some_and(|host| core.cloud.is_own(host));
     let (parts, body) = request.into_parts();
     let body = body.take().map(|body| Limited::new(body, limit).map_err(body_error).boxed_unsync());
     let request = Request::from_parts(parts, body.unwrap_or_default());
-    match core.cloud.sandbox.handle(&program, cell, request).await {
+    match core.cloud.sandbox.handle(&program, cell, visit, request).await {
         Ok(answer) => {
             let (mut parts, body) = answer.into_parts();
             if parts.status.is_informational() {
@@ -188,6 +176,25 @@ pub(crate) async fn answer(
             Response::from_parts(parts, if no_body { Body::empty() } else { Body::Guest(body) })
         }
         Err(fault) => failed(&fault, id),
+    }
+}
+
+/// What the release's instances are lent.
+fn cell(core: &Core, site: &Site, code: &Code) -> Cell {
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    Cell {
+        tenant: site.tenant,
+        database: site.database.id,
+        kv: Arc::clone(&site.kv),
+        env: Arc::clone(&site.env),
+        config: Arc::clone(&site.config),
+        outbound: Arc::clone(&site.outbound),
+        memory: code.memory,
+        cpu: code.cpu,
+        timeout: code.timeout,
+        log: Arc::new(AppLog::new(&core.cloud.store.logs, site)),
+        store: Arc::clone(&core.buckets) as Arc<dyn sandbox::KeyValue>,
+        reuse: code.reuse.then(|| Reuse::new(cores)),
     }
 }
 
@@ -231,7 +238,7 @@ async fn chunk_json<T: serde::de::DeserializeOwned>(
 fn failed(fault: &Fault, id: &str) -> Response<Body> {
     let (status, said) = match fault {
         Fault::OutOfTime(_) => (StatusCode::GATEWAY_TIMEOUT, "This app took too long."),
-        Fault::Busy => (StatusCode::SERVICE_UNAVAILABLE, "This box is busy."),
+        Fault::Busy | Fault::BoxOutOfMemory => (StatusCode::SERVICE_UNAVAILABLE, "This box is busy."),
         Fault::BadRequest(_) => (StatusCode::BAD_REQUEST, "This request can't be put to the app."),
         Fault::Trap(_)
         | Fault::OutOfCpu(_)

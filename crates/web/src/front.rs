@@ -28,6 +28,8 @@ use crate::{files, gate, manage};
 
 /// What one core holds.
 pub(crate) struct Core {
+    /// Its place among the cores.
+    pub number: usize,
     pub cloud: Arc<Cloud>,
     pub assets: assets::Cache,
     pub buckets: Arc<Buckets>,
@@ -56,11 +58,11 @@ pub(crate) enum Scheme {
 }
 
 impl Core {
-    pub(crate) fn new(cloud: Arc<Cloud>) -> Result<Self, getrandom::Error> {
+    pub(crate) fn new(number: usize, cloud: Arc<Cloud>) -> Result<Self, getrandom::Error> {
         let router = RefCell::new(Cache::new(Arc::clone(&cloud.router)));
         let buckets = Arc::new(Buckets(cloud.store.databases.clone()));
         let requests = Cell::new(u64::from_be_bytes(crate::cloud::random()?));
-        Ok(Self { cloud, assets: assets::Cache::new(), buckets, router, requests })
+        Ok(Self { number, cloud, assets: assets::Cache::new(), buckets, router, requests })
     }
 
     fn router(&self) -> Arc<Router> {
@@ -86,6 +88,7 @@ pub(crate) async fn serve(core: Rc<Core>, peer: Peer, request: Request<Incoming>
     }
     let id = HeaderValue::from_str(&id).expect("hexadecimal digits");
     answer.headers_mut().insert("x-request-id", id);
+    tokio::task::yield_now().await;
     Ok(answer)
 }
 

@@ -89,7 +89,7 @@ impl Node {
             let listeners = (listen(settings.tls)?, listen(settings.plain)?);
             let core = cloud.clone();
             let (tls, phase) = (Arc::clone(&tls), phase.subscribe());
-            let run = move || run_core(core, listeners, tls, phase);
+            let run = move || run_core(number, core, listeners, tls, phase);
             cores.push(thread::Builder::new().name(format!("core-{number}")).spawn(run).map_err(ListenError::Thread)?);
         }
         let beside = [tokio::spawn(Arc::clone(&cloud).follow()), tokio::spawn(crate::sweep::sweep(Arc::clone(&cloud)))];
@@ -149,6 +149,7 @@ fn listen(address: SocketAddr) -> Result<StdListener, ListenError> {
 }
 
 fn run_core(
+    number: usize,
     cloud: Arc<Cloud>,
     listeners: (StdListener, StdListener),
     tls: Arc<ServerConfig>,
@@ -160,7 +161,7 @@ fn run_core(
     };
     let local = LocalSet::new();
     local.block_on(&runtime, async move {
-        let core = match Core::new(cloud) {
+        let core = match Core::new(number, cloud) {
             Ok(core) => Rc::new(core),
             Err(error) => return tracing::error!("a core gets no random bytes: {error}"),
         };

@@ -4,7 +4,7 @@
 //! are shared between the old and the new.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use auth::Key;
@@ -73,6 +73,10 @@ pub(crate) struct Code {
     pub cpu: Duration,
     pub timeout: Duration,
     pub turnstile: Arc<Turnstile>,
+    /// Instances may answer more than one request.
+    pub reuse: bool,
+    /// What the instances are lent: made at the first request, for most of many apps get none.
+    pub cell: OnceLock<Arc<sandbox::Cell>>,
 }
 
 impl Site {
@@ -248,6 +252,8 @@ impl Builder {
             cpu: component.cpu.map_or(REQUEST_CPU_DEFAULT, |span| span.0),
             timeout: component.timeout.map_or(REQUEST_TIME_DEFAULT, |span| span.0),
             turnstile: Arc::clone(turnstile),
+            reuse: component.reuse,
+            cell: OnceLock::new(),
         }
     }
 

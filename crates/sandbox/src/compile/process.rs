@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use base::limits::COMPONENT_BYTES_MAX;
 use serde::{Deserialize, Serialize};
+use wasmparser::Payload;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
@@ -69,34 +70,61 @@ fn compile(wasm: &[u8]) -> Result<(Found, Vec<u8>), Refused> {
     if wasm.get(..8).is_some_and(|head| head[6] == 0) {
         return Err(Refused::CoreModule);
     }
-    let engine = engine::compiler().map_err(|error| Refused::Broken(reason(&error)))?;
+    let exports = exports(wasm)?;
+    let flavour = flavour(&exports);
+    // What is wrong with the component itself is worth more to its author than what it doesn't export.
+    let engine =
+        engine::compiler(flavour.unwrap_or(Flavour::Http03)).map_err(|error| Refused::Broken(reason(&error)))?;
     let component = Component::from_binary(&engine, wasm).map_err(|error| Refused::Invalid(reason(&error)))?;
-    let mut found = look(&engine, &component)?;
-    let linker = engine::linker(&engine).map_err(|error| Refused::Broken(reason(&error)))?;
-    program::link(&linker, &component, found.flavour).map_err(|error| Refused::Mismatch(reason(&error)))?;
+    let imports = imports(&engine, &component)?;
+    let flavour =
+        flavour.ok_or_else(|| Refused::NoHttpExport(exports.iter().take(20).map(|name| cut(name)).collect()))?;
+    let linker = engine::linker(&engine, flavour).map_err(|error| Refused::Broken(reason(&error)))?;
+    program::link(&linker, &component, flavour).map_err(|error| Refused::Mismatch(reason(&error)))?;
     let artifact = component.serialize().map_err(|error| Refused::Broken(reason(&error)))?;
-    found.bytes = artifact.len() as u64;
-    Ok((found, artifact))
+    Ok((Found { imports, flavour, bytes: artifact.len() as u64 }, artifact))
 }
 
-fn look(engine: &Engine, component: &Component) -> Result<Found, Refused> {
-    let shape = component.component_type();
-    let mut imports: Vec<String> = shape.imports(engine).map(|(name, _)| name.to_owned()).collect();
-    imports.sort_unstable();
-    if let Some(unknown) = imports.iter().find(|name| need(name) == Need::Unknown) {
-        return Err(Refused::UnknownImport(cut(unknown)));
+/// The names that a component exports, read off its outermost layer: which engine compiles it depends on them.
+fn exports(wasm: &[u8]) -> Result<Vec<String>, Refused> {
+    let invalid = |error: wasmparser::BinaryReaderError| Refused::Invalid(error.to_string());
+    let mut names = Vec::new();
+    let mut depth = 0_u32;
+    for payload in wasmparser::Parser::new(0).parse_all(wasm) {
+        match payload.map_err(invalid)? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentExportSection(section) if depth == 0 => {
+                for export in section {
+                    names.push(export.map_err(invalid)?.name.name.to_owned());
+                }
+            }
+            _ => {}
+        }
     }
-    let exports: Vec<&str> = shape.exports(engine).map(|(name, _)| name).collect();
+    Ok(names)
+}
+
+/// One that exports both speaks the newer one.
+fn flavour(exports: &[String]) -> Option<Flavour> {
     let has = |prefix: &str| exports.iter().any(|name| name.starts_with(prefix));
-    // A component that has both speaks the newer one.
-    let flavour = if has("wasi:http/handler@0.3.") {
-        Flavour::Http03
+    if has("wasi:http/handler@0.3.") {
+        Some(Flavour::Http03)
     } else if has("wasi:http/incoming-handler@0.2.") {
-        Flavour::Http02
+        Some(Flavour::Http02)
     } else {
-        return Err(Refused::NoHttpExport(exports.iter().take(20).map(|name| cut(name)).collect()));
-    };
-    Ok(Found { imports, flavour, bytes: 0 })
+        None
+    }
+}
+
+fn imports(engine: &Engine, component: &Component) -> Result<Vec<String>, Refused> {
+    let mut imports: Vec<String> =
+        component.component_type().imports(engine).map(|(name, _)| name.to_owned()).collect();
+    imports.sort_unstable();
+    match imports.iter().find(|name| need(name) == Need::Unknown) {
+        Some(unknown) => Err(Refused::UnknownImport(cut(unknown))),
+        None => Ok(imports),
+    }
 }
 
 fn reason(error: &wasmtime::Error) -> String {

@@ -13,7 +13,7 @@ use wasmtime::Result;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 
 use super::{Bucket, KeyValue, KeyValueError, Swap};
-use crate::cell::{Cell, Log, Stream};
+use crate::cell::{Cell, Stream, Voice};
 use crate::guest::Guest;
 
 mod bindings {
@@ -38,21 +38,19 @@ pub(crate) struct Access {
     database: DatabaseId,
     buckets: Arc<BTreeSet<Name>>,
     store: Arc<dyn KeyValue>,
-    log: Arc<dyn Log>,
-    request: Arc<str>,
+    voice: Arc<Voice>,
     /// Bytes that the compare-and-swaps begun remember: the host's memory, which no guest's limit counts.
     swap_bytes: usize,
 }
 
 impl Access {
-    pub(crate) fn new(cell: &Cell) -> Self {
+    pub(crate) fn new(cell: &Cell, voice: Arc<Voice>) -> Self {
         Self {
             tenant: cell.tenant,
             database: cell.database,
             buckets: Arc::clone(&cell.kv),
             store: Arc::clone(&cell.store),
-            log: Arc::clone(&cell.log),
-            request: Arc::clone(&cell.request),
+            voice,
             swap_bytes: 0,
         }
     }
@@ -61,7 +59,7 @@ impl Access {
         let Some(name) = granted(&self.buckets, identifier) else {
             let shown: String = identifier.chars().take(NAME_BYTES_MAX).collect();
             let line = format!("the bucket {shown:?} was refused: add it to `kv` under [bindings] in firm.toml");
-            self.log.line(&self.request, Stream::Fault, &line);
+            self.voice.line(Stream::Fault, &line);
             return Err(store::Error::NoSuchStore);
         };
         Ok(Bucket { tenant: self.tenant, database: self.database, name })

@@ -31,7 +31,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::address::is_public;
 use super::{Outbound, Target};
-use crate::cell::{Log, Stream};
+use crate::cell::{Stream, Voice};
 
 /// How long an answer, or the next piece of it, may take if the guest doesn't say. The request's own deadline
 /// mostly comes first.
@@ -67,8 +67,7 @@ impl Network {
 pub(crate) struct Sender {
     network: Arc<Network>,
     outbound: Arc<Outbound>,
-    log: Arc<dyn Log>,
-    request: Arc<str>,
+    voice: Arc<Voice>,
     open: Arc<Semaphore>,
 }
 
@@ -116,14 +115,14 @@ impl WasiHttpHooks for Sender {
 }
 
 impl Sender {
-    pub(crate) fn new(network: Arc<Network>, outbound: Arc<Outbound>, log: Arc<dyn Log>, request: Arc<str>) -> Self {
-        Self { network, outbound, log, request, open: Arc::new(Semaphore::new(OUTBOUND_AT_ONCE_MAX)) }
+    pub(crate) fn new(network: Arc<Network>, outbound: Arc<Outbound>, voice: Arc<Voice>) -> Self {
+        Self { network, outbound, voice, open: Arc::new(Semaphore::new(OUTBOUND_AT_ONCE_MAX)) }
     }
 
     fn refuse(&self, target: &Target, why: &str) {
         let Target { host, port, .. } = target;
         let line = format!("a request to {host}:{port} was refused: {why}");
-        self.log.line(&self.request, Stream::Fault, &line);
+        self.voice.line(Stream::Fault, &line);
     }
 
     async fn send(self, mut request: Request<WasiBody>, options: RequestOptions) -> Result<Sent, Error> {

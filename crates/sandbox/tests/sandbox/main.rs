@@ -8,6 +8,7 @@
 mod compiling;
 mod confinement;
 mod guests;
+mod reusing;
 mod running;
 mod world;
 
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
         filters.peek().is_none() || filters.any(|filter| name.contains(filter.as_str()))
     };
     let mut failed = Vec::new();
-    let tests = running::TESTS.iter().chain(compiling::TESTS).chain(confinement::TESTS);
+    let tests = running::TESTS.iter().chain(compiling::TESTS).chain(reusing::TESTS).chain(confinement::TESTS);
     for (name, test) in tests.filter(|(name, _)| wanted(name)) {
         let passed = catch_unwind(AssertUnwindSafe(test)).is_ok();
         println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });

@@ -1,5 +1,6 @@
 //! Instances that behave, and instances that don't.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base::limits::INSTANCES_MAX;
@@ -7,7 +8,7 @@ use http_body_util::BodyExt;
 use sandbox::{Cell, Fault};
 
 use crate::guests::{component, hello};
-use crate::world::{World, get, on_a_core, permit, text};
+use crate::world::{World, get, on_a_core, permit, text, visit};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_component_answers", a_component_answers),
@@ -164,7 +165,7 @@ fn the_deadline_cuts_a_stream_that_nobody_reads() {
         let program = world.program(&component(2, ENDLESS)).await;
         let (held, gone) = permit();
         let timeout = Duration::from_millis(100);
-        let response = world.ask(&program, Cell { timeout, permit: Some(held), ..world.cell() }).await;
+        let response = world.ask_with(&program, Cell { timeout, ..world.cell() }, Some(held)).await;
         let body = response.expect("it answers").into_body();
         // The instance is gone although its body is still held.
         gone.await;
@@ -179,7 +180,7 @@ fn an_instance_stops_when_its_visitor_goes() {
         let world = World::new();
         let program = world.program(&component(2, ENDLESS)).await;
         let (held, gone) = permit();
-        let response = world.ask(&program, Cell { permit: Some(held), ..world.cell() }).await.expect("it answers");
+        let response = world.ask_with(&program, world.cell(), Some(held)).await.expect("it answers");
         let mut body = response.into_body();
         assert!(body.frame().await.is_some_and(|frame| frame.is_ok()));
         drop(body);
@@ -187,7 +188,7 @@ fn an_instance_stops_when_its_visitor_goes() {
         // Before it has answered, too.
         let waiting = world.program(&component(2, "(loop (br 0))")).await;
         let (held, gone) = permit();
-        let asked = world.ask(&waiting, Cell { permit: Some(held), ..world.cell() });
+        let asked = world.ask_with(&waiting, world.cell(), Some(held));
         assert!(tokio::time::timeout(Duration::from_millis(20), asked).await.is_err());
         gone.await;
         assert!(world.log.take().is_empty(), "that a visitor goes is no fault");
@@ -202,7 +203,7 @@ fn a_full_pool_is_busy_and_recovers() {
         let mut gone = Vec::new();
         for _ in 0..INSTANCES_MAX {
             let (held, its_end) = permit();
-            let response = world.ask(&program, Cell { permit: Some(held), ..world.cell() }).await;
+            let response = world.ask_with(&program, world.cell(), Some(held)).await;
             open.push(response.expect("there is room"));
             gone.push(its_end);
         }
@@ -221,7 +222,11 @@ fn a_request_without_a_host_is_refused() {
         let program = world.program(&hello()).await;
         let mut request = get();
         request.headers_mut().clear();
-        let fault = world.sandbox.handle(&program, world.cell(), request).await.expect_err("it is refused");
+        let fault = world
+            .sandbox
+            .handle(&program, &Arc::new(world.cell()), visit(None), request)
+            .await
+            .expect_err("it is refused");
         assert!(matches!(fault, Fault::BadRequest(_)), "{fault:?}");
     });
 }

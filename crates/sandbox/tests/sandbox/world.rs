@@ -11,7 +11,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use sandbox::{
     Answer, Body, BodyError, Bucket, Cell, CompileError, Compiled, Compiler, Fault, KeyPage, KeyValue, KeyValueError,
-    Log, Options, Outbound, Permit, Program, Sandbox, Stream, Swap,
+    Log, Options, Outbound, Permit, Program, Sandbox, Stream, Swap, Visit,
 };
 use tempfile::TempDir;
 
@@ -30,6 +30,15 @@ impl World {
     }
 
     pub(crate) fn compiled_by(arg: &str) -> Self {
+        Self::of(arg, 16 << 30)
+    }
+
+    /// Where all instances together have so many bytes.
+    pub(crate) fn with_memory(memory: u64) -> Self {
+        Self::of("compile", memory)
+    }
+
+    fn of(arg: &str, memory: u64) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let options = Options {
             artifacts: folder.path().join("artifacts"),
@@ -38,6 +47,7 @@ impl World {
                 args: vec![arg.into()],
             },
             private_hosts: vec![],
+            memory,
         };
         Self { sandbox: Sandbox::new(options).expect("the sandbox starts"), folder, log: Arc::default() }
     }
@@ -59,7 +69,6 @@ impl World {
         Cell {
             tenant: TENANT,
             database: DatabaseId(1),
-            request: "request-1".into(),
             kv: Arc::default(),
             env: Arc::default(),
             config: Arc::default(),
@@ -69,12 +78,22 @@ impl World {
             timeout: Duration::from_secs(20),
             log: Arc::clone(&self.log) as Arc<dyn Log>,
             store: Arc::new(NoStore),
-            permit: None,
+            reuse: None,
         }
     }
 
-    pub(crate) async fn ask(&self, program: &Program, cell: Cell) -> Result<Response<Body>, Fault> {
-        self.sandbox.handle(program, cell, get()).await
+    pub(crate) async fn ask(&self, program: &Arc<Program>, cell: Cell) -> Result<Response<Body>, Fault> {
+        self.ask_with(program, cell, None).await
+    }
+
+    /// Asks, and has the permit held for as long as the instance is at it.
+    pub(crate) async fn ask_with(
+        &self,
+        program: &Arc<Program>,
+        cell: Cell,
+        permit: Option<Permit>,
+    ) -> Result<Response<Body>, Fault> {
+        self.sandbox.handle(program, &Arc::new(cell), visit(permit), get()).await
     }
 
     /// Everything below the artifacts' folder.
@@ -97,6 +116,10 @@ impl World {
 
 pub(crate) fn ends_in(path: &Path, end: &str) -> bool {
     path.extension().is_some_and(|extension| extension == end)
+}
+
+pub(crate) fn visit(permit: Option<Permit>) -> Visit {
+    Visit { request: "request-1".into(), core: 0, permit }
 }
 
 pub(crate) fn get() -> Request<Body> {

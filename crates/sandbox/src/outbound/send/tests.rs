@@ -7,6 +7,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::cell::Log;
 
 fn body() -> WasiBody {
     http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync()
@@ -72,7 +73,8 @@ fn sender(private: Vec<SocketAddr>, hosts: &[&str]) -> (Sender, Arc<Lines>) {
     let hosts = hosts.iter().map(|host| host.parse().expect("a pattern")).collect();
     let network = Arc::new(Network::new(private).expect("TLS"));
     let outbound = Arc::new(Outbound::new(hosts));
-    (Sender::new(network, outbound, Arc::clone(&log) as Arc<dyn Log>, "r".into()), log)
+    let voice = Voice::new(Arc::clone(&log) as Arc<dyn Log>, "r".into());
+    (Sender::new(network, outbound, voice), log)
 }
 
 async fn ask(sender: &Sender, uri: &str, options: RequestOptions) -> Result<Response<WasiBody>, Error> {

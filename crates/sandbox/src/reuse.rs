@@ -1,0 +1,117 @@
+//! Instances that have answered and wait for the next request of their release, where the manifest asks for it.
+//!
+//! A core keeps its own, so that a request finds one without waiting for another core, and the one that was used
+//! last is used next: it is warm, and the others grow old enough to be let go. They never cross a release: the list
+//! belongs to the cell, and a change of code, variables or secrets makes a new cell.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use base::limits::{REUSE_IDLE_MAX, REUSE_IDLE_PER_CORE_MAX, REUSE_REQUESTS_MAX, REUSE_TIME_MAX};
+
+use crate::instance::Live;
+use crate::limiter::Budget;
+
+/// The instances of one cell that wait.
+pub struct Reuse {
+    cores: Box<[Mutex<Vec<Waiting>>]>,
+    /// The registry knows of it.
+    known: AtomicBool,
+}
+
+struct Waiting {
+    live: Live,
+    since: Instant,
+    _counted: Counted,
+}
+
+/// Counts one that waits, on the whole box, while it lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Reuse {
+    /// For a box of so many cores.
+    #[must_use]
+    pub fn new(cores: usize) -> Arc<Self> {
+        let cores = (0..cores.max(1)).map(|_| Mutex::default()).collect();
+        Arc::new(Self { cores, known: AtomicBool::new(false) })
+    }
+
+    fn core(&self, core: usize) -> &Mutex<Vec<Waiting>> {
+        &self.cores[core % self.cores.len()]
+    }
+
+    pub(crate) fn take(&self, core: usize) -> Option<Live> {
+        let waiting = self.core(core).lock().unwrap_or_else(PoisonError::into_inner).pop()?;
+        Some(waiting.live)
+    }
+
+    /// Lets go what has waited since before `since`.
+    fn retire(&self, since: Instant) {
+        for core in &self.cores {
+            let mut waiting = core.lock().unwrap_or_else(PoisonError::into_inner);
+            // The newest are at the end.
+            let old = waiting.iter().take_while(|waiting| waiting.since < since).count();
+            let gone: Vec<Waiting> = waiting.drain(..old).collect();
+            drop(waiting);
+            // Giving memory back takes a while, and a request may want the list.
+            drop(gone);
+        }
+    }
+}
+
+/// All lists of the box.
+pub(crate) struct Registry {
+    budget: Arc<Budget>,
+    waiting: Arc<AtomicUsize>,
+    lists: Mutex<Vec<Weak<Reuse>>>,
+}
+
+impl Registry {
+    pub(crate) fn new(budget: Arc<Budget>) -> Self {
+        Self { budget, waiting: Arc::default(), lists: Mutex::default() }
+    }
+
+    /// How many wait.
+    pub(crate) fn count(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Keeps the instance for its cell's next request, unless it is worn or there are enough: then it goes.
+    pub(crate) fn keep(&self, list: &Arc<Reuse>, core: usize, live: Live) {
+        if live.served >= REUSE_REQUESTS_MAX || self.budget.is_short() {
+            return;
+        }
+        let counted = Counted(Arc::clone(&self.waiting));
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= REUSE_IDLE_MAX {
+            return;
+        }
+        if !list.known.swap(true, Ordering::Relaxed) {
+            self.lists.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(list));
+        }
+        let mut waiting = list.core(core).lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() < REUSE_IDLE_PER_CORE_MAX {
+            waiting.push(Waiting { live, since: Instant::now(), _counted: counted });
+        }
+    }
+
+    /// Lets go what has waited too long, or all when memory is short. Called every `REUSE_LOOK`.
+    pub(crate) fn retire(&self) {
+        let patience = if self.budget.is_short() { Duration::ZERO } else { REUSE_TIME_MAX };
+        let Some(since) = Instant::now().checked_sub(patience) else { return };
+        let lists: Vec<Arc<Reuse>> = {
+            let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+            lists.retain(|list| list.strong_count() > 0);
+            lists.iter().filter_map(Weak::upgrade).collect()
+        };
+        for list in lists {
+            list.retire(since);
+        }
+    }
+}
