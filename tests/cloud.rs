@@ -21,3 +21,5 @@ mod road;
 mod stages;
 #[path = "cloud/visitors.rs"]
 mod visitors;
+#[path = "cloud/wild.rs"]
+mod wild;

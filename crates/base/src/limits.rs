@@ -78,10 +78,12 @@ pub const COMPILE_TIME_MAX: Duration = Duration::from_mins(2);
 pub const COMPILE_MEMORY_MAX: u64 = 6 * GIB;
 /// Bytes that the compile process may answer: native code is 3 to 6 times its wasm.
 pub const ARTIFACT_BYTES_MAX: u64 = 512 << 20;
-/// Compilations at once on a box; further pushes wait their turn.
-pub const COMPILES_AT_ONCE: usize = 1;
-/// Pushes that may wait for the compiler before the next is refused with 503.
+/// Compilations at once on a box, each of another tenant; further pushes wait their turn. Each uses all cores where it
+/// can, so that two are no slower than one after the other.
+pub const COMPILES_AT_ONCE: usize = 2;
+/// Pushes that may wait for the compiler before the next is refused with 503, and those of one tenant among them.
 pub const COMPILES_WAITING_MAX: usize = 32;
+pub const COMPILES_WAITING_PER_TENANT_MAX: usize = 8;
 /// How often orphaned chunks and artifacts are swept.
 pub const SWEEP_EVERY: Duration = Duration::from_mins(10);
 /// Free disk under which the box is concerned: four releases of the largest size would not fit, but writes still do.

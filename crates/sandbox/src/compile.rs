@@ -6,6 +6,7 @@
 
 mod confine;
 mod process;
+mod turns;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -14,19 +15,20 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use base::limits::{ARTIFACT_BYTES_MAX, COMPILE_TIME_MAX, COMPILES_AT_ONCE, COMPILES_WAITING_MAX, COMPONENT_BYTES_MAX};
+use base::limits::{
+    ARTIFACT_BYTES_MAX, COMPILE_TIME_MAX, COMPILES_WAITING_MAX, COMPILES_WAITING_PER_TENANT_MAX, COMPONENT_BYTES_MAX,
+};
 use base::{Bytes, Digest, TenantId};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use confine::{ConfineError, confine};
 pub use process::compile_process;
 
 use crate::artifact::{Artifacts, Unfinished};
 use process::{Found, Refused};
+use turns::{Turn, Turns};
 
 /// How a component is spoken to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -84,7 +86,10 @@ pub enum CompileError {
     OutOfTime,
     #[error("the compiler gave up ({0}): the component needs more memory than it may, or has found a fault in it")]
     Crashed(String),
-    #[error("{COMPILES_WAITING_MAX} components are waiting to be compiled: push again in a minute")]
+    #[error(
+        "{COMPILES_WAITING_PER_TENANT_MAX} components of this tenant are waiting to be compiled, or \
+         {COMPILES_WAITING_MAX} of all tenants: push again in a minute"
+    )]
     Busy,
     #[error("the compiler can't be started")]
     Start(#[source] io::Error),
@@ -123,15 +128,13 @@ pub(crate) struct Compilers {
     compiler: Compiler,
     /// Held open so that it can be started by a user who couldn't walk to its path.
     program: File,
-    turns: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    turns: Turns,
 }
 
 impl Compilers {
     pub(crate) fn new(compiler: Compiler) -> io::Result<Self> {
         let program = File::open(&compiler.program)?;
-        let turns = Arc::new(Semaphore::new(COMPILES_AT_ONCE));
-        Ok(Self { compiler, program, turns, waiting: AtomicUsize::new(0) })
+        Ok(Self { compiler, program, turns: Turns::default() })
     }
 
     /// Compiles `wasm` for `tenant`, unless that was done before. The process is killed if the caller goes away.
@@ -151,7 +154,7 @@ impl Compilers {
         if let Some(done) = artifacts.find(tenant, component).map_err(CompileError::Store)? {
             return Ok(done);
         }
-        let turn = self.turn().await?;
+        let turn = self.turns.turn(tenant).await.map_err(|turns::Full| CompileError::Busy)?;
         // The one before may have compiled the same.
         if let Some(done) = artifacts.find(tenant, component).map_err(CompileError::Store)? {
             return Ok(done);
@@ -159,24 +162,9 @@ impl Compilers {
         self.run(turn, Arc::clone(artifacts), tenant, component, wasm.to_vec()).await
     }
 
-    async fn turn(&self) -> Result<OwnedSemaphorePermit, CompileError> {
-        struct Waiting<'a>(&'a AtomicUsize);
-        impl Drop for Waiting<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
-        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
-        let _waiting = Waiting(&self.waiting);
-        if before >= COMPILES_WAITING_MAX + COMPILES_AT_ONCE {
-            return Err(CompileError::Busy);
-        }
-        Ok(Arc::clone(&self.turns).acquire_owned().await.expect("the semaphore is never closed"))
-    }
-
     async fn run(
         &self,
-        turn: OwnedSemaphorePermit,
+        turn: Turn,
         artifacts: Arc<Artifacts>,
         tenant: TenantId,
         component: Digest,

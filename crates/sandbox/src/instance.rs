@@ -134,7 +134,7 @@ async fn make(
 /// # Errors
 /// It names no host, or one that isn't.
 pub(crate) fn address(request: &mut Request<Body>) -> Result<(), Fault> {
-    let mut uri = request.uri().clone().into_parts();
+    let mut uri = std::mem::take(request.uri_mut()).into_parts();
     if uri.authority.is_none() {
         let host = request.headers().get(HOST).ok_or_else(|| Fault::BadRequest("it names no host".to_owned()))?;
         let host = Authority::try_from(host.as_bytes());

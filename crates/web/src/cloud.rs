@@ -282,8 +282,10 @@ impl Cloud {
 
     /// Does the host lie within the cloud's own domain, which all tenants share?
     pub(crate) fn is_own(&self, host: &str) -> bool {
-        let host = host.trim_end_matches('.').to_ascii_lowercase();
-        host.strip_suffix(&self.settings.domain).is_some_and(|before| before.ends_with('.'))
+        let host = host.trim_end_matches('.').as_bytes();
+        let domain = self.settings.domain.as_bytes();
+        let Some(dot) = host.len().checked_sub(domain.len() + 1) else { return false };
+        host[dot] == b'.' && host[dot + 1..].eq_ignore_ascii_case(domain)
     }
 
     /// The host that the API answers at.

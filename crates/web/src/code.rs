@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use base::limits::{INSTANCES_PER_TENANT_MAX, REQUEST_BODY_BYTES_MAX, WAITING_PER_PLACE_MAX};
 use base::{AppId, Digest, Name, ReleaseNo, TenantId, chain};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::Body as _;
 use http_body_util::{BodyExt as _, Limited};
 use persist::{Line, Logs};
 use sandbox::{BodyError, Cell, Fault, LoadError, Program, Reuse, Stream, Visit};
@@ -152,7 +153,8 @@ pub(crate) async fn answer(
     let head_only = *request.method() == Method::HEAD;
     let shares_its_domain = request.uri().host().is_some_and(|host| core.cloud.is_own(host));
     let (parts, body) = request.into_parts();
-    let body = body.take().map(|body| Limited::new(body, limit).map_err(body_error).boxed_unsync());
+    let body = body.take().filter(|body| !body.is_end_stream());
+    let body = body.map(|body| Limited::new(body, limit).map_err(body_error).boxed_unsync());
     let request = Request::from_parts(parts, body.unwrap_or_default());
     match core.cloud.sandbox.handle(&program, cell, visit, request).await {
         Ok(answer) => {
@@ -259,11 +261,14 @@ fn unavailable(mut answer: Response<Body>) -> Response<Body> {
 
 /// A guest speaks of its answer, not of the connection.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    for name in [header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE, header::TE, header::TRAILER] {
-        headers.remove(name);
+    const NAMES: [&str; 7] =
+        ["connection", "transfer-encoding", "upgrade", "te", "trailer", "keep-alive", "proxy-connection"];
+    // Hardly any answer has one, and looking at the few fields that it has is cheaper than looking for each of these.
+    if headers.keys().any(|name| NAMES.contains(&name.as_str())) {
+        for name in NAMES {
+            headers.remove(name);
+        }
     }
-    headers.remove("keep-alive");
-    headers.remove("proxy-connection");
 }
 
 /// Within the cloud's own domain a cookie stays at the host that set it. With `Domain` an app could put one into

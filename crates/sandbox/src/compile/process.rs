@@ -34,6 +34,9 @@ pub(super) enum Refused {
     Broken(String),
 }
 
+/// How much the compiler stands back for the cores that serve: as far as it goes without standing still.
+const NICE: i32 = 10;
+
 /// Bytes of a sentence that quotes a component.
 const REASON_BYTES_MAX: usize = 2_000;
 
@@ -41,6 +44,8 @@ const REASON_BYTES_MAX: usize = 2_000;
 /// stdout. Call it first thing, before a second thread exists.
 #[must_use]
 pub fn compile_process() -> ExitCode {
+    // Visitors' requests come first. It may be refused, and then it is as it was.
+    let _ = rustix::process::nice(NICE);
     let answer = confine::confine().map_err(|error| Refused::Broken(base::chain(&error))).and_then(|()| {
         let mut wasm = Vec::new();
         let bound = COMPONENT_BYTES_MAX + 1;

@@ -1,7 +1,8 @@
 //! A guest of WASI 0.3: its handler is async and answers while its body is still being made.
 //!
 //! `/` says hello with the address it was asked at; `/slow` sends three lines with 100 ms between them; `/echo` sends
-//! the request's body back as it comes in; everything else is 404.
+//! the request's body back as it comes in. `/loop`, `/recurse`, `/bomb`, `/trap`, `/tables` and `/hang` misbehave before they
+//! answer, `/trap-mid-stream`, `/hang-mid-stream` and `/endless` while they do, `/after` when they have. Everything else is 404.
 
 use wasip3::clocks::monotonic_clock;
 use wasip3::exports::http::handler::Guest;
@@ -26,6 +27,41 @@ impl Guest for Hello {
                     monotonic_clock::wait_for(100_000_000).await;
                 }
             }),
+            Some("/loop") => loop {
+                core::hint::black_box(());
+            },
+            Some("/recurse") => respond(200, async |say| say.text(deeper(1).to_string()).await),
+            Some("/bomb") => {
+                let mut held = Vec::new();
+                loop {
+                    held.push(vec![1_u8; 1 << 20]);
+                    core::hint::black_box(&held);
+                }
+            }
+            Some("/trap") => core::arch::wasm32::unreachable(),
+            Some("/tables") => hoard(),
+            Some("/hang") => {
+                monotonic_clock::wait_for(3_600_000_000_000).await;
+                respond(200, async |_| ())
+            }
+            Some("/trap-mid-stream") => respond(200, async |say| {
+                say.text("0123456789".to_owned()).await;
+                monotonic_clock::wait_for(50_000_000).await;
+                core::arch::wasm32::unreachable()
+            }),
+            Some("/hang-mid-stream") => respond(200, async |say| {
+                say.text("0123456789".to_owned()).await;
+                monotonic_clock::wait_for(3_600_000_000_000).await;
+            }),
+            Some("/endless") => respond(200, async |say| {
+                loop {
+                    say.bytes(vec![b'x'; READ_BYTES]).await;
+                }
+            }),
+            Some("/after") => {
+                wit_bindgen::spawn_local(monotonic_clock::wait_for(3_600_000_000_000));
+                respond(200, async |say| say.text("answered\n".to_owned()).await)
+            }
             Some("/echo") => {
                 // Told when reading is done; nobody here wants to know.
                 let (_, done) = wit_future::new(|| Ok(()));
@@ -42,6 +78,20 @@ impl Guest for Hello {
             }
             _ => respond(404, async |say| say.text("there is nothing here\n".to_owned()).await),
         }
+    }
+}
+
+/// Until the stack is full.
+#[expect(unconditional_recursion, reason = "that is what it is for")]
+fn deeper(depth: u64) -> u64 {
+    core::hint::black_box(depth) + deeper(depth + 1)
+}
+
+/// Takes handles of the host's until it gives no more.
+fn hoard() -> ! {
+    let mut held = Vec::new();
+    loop {
+        held.push(Fields::new());
     }
 }
 
