@@ -88,6 +88,8 @@ pub(crate) async fn serve(core: Rc<Core>, peer: Peer, request: Request<Incoming>
     }
     let id = HeaderValue::from_str(&id).expect("hexadecimal digits");
     answer.headers_mut().insert("x-request-id", id);
+    // What came in together is answered together: the first answer that is sent wakes its reader, and the others find it
+    // awake. To wake it for each of them would cost more than a small request does.
     tokio::task::yield_now().await;
     Ok(answer)
 }
