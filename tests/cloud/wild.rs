@@ -287,11 +287,13 @@ fn instances_are_reused_where_the_manifest_says_so() {
     let url = node.url("again");
     let wanted: String = (1..=20).map(|number| number.to_string()).collect();
     assert_eq!(again(&url), wanted);
-    // What runs wild is gone, and the next request finds a fresh one.
-    let reply = node.get(&format!("{url}trap")).expect(500);
-    logged(&node, "again", request_id(&reply), "trapped");
     // A change of a variable is a new release's: none of the old ones answers for it.
     node.json(&["env", "set", "COLOUR=blue", "--app", "again"]);
+    assert_eq!(again(&url), wanted);
+    // What ran wild is gone.
+    let reply = node.get(&format!("{url}trap")).expect(500);
+    logged(&node, "again", request_id(&reply), "trapped");
+    node.push(guest_with("probe", &manifest(true)).path(), "again");
     assert_eq!(again(&url), wanted);
     node.push(guest_with("probe", &manifest(false)).path(), "again");
     assert_eq!(again(&url), "1".repeat(20));

@@ -74,6 +74,7 @@ pub(crate) async fn run(run: Run) {
         Some(mut live) => {
             live.store.data_mut().begin(visit);
             live.store.set_epoch_deadline(1);
+            report.note_reused();
             live
         }
         None => match make(&ground, &program, &cell, visit, &report).await {
@@ -82,13 +83,15 @@ pub(crate) async fn run(run: Run) {
         },
     };
     let ended = match &live.handler {
-        Handler::Http02(proxy) => http02(&mut live.store, proxy, request, answer).await,
-        Handler::Http03(service) => http03(&mut live.store, service, request, answer, body_gone).await,
+        Handler::Http02(proxy) => http02(&mut live.store, proxy, request, answer, &report).await,
+        Handler::Http03(service) => http03(&mut live.store, service, request, (answer, body_gone), &report).await,
     };
     if let Err(broken) = ended {
         return conclude(&live.store, &broken, &report);
     }
-    if let Some(list) = &cell.reuse {
+    if let Some(list) = &cell.reuse
+        && report.is_answered()
+    {
         live.store.data_mut().end();
         live.served += 1;
         ground.registry.keep(list, core, live);
@@ -159,11 +162,14 @@ async fn http02(
     proxy: &Proxy02,
     request: Request<Body>,
     answer: oneshot::Sender<Answer>,
+    report: &Arc<Report>,
 ) -> Result<(), Broken> {
     let scheme = if request.uri().scheme_str() == Some("http") { Scheme::Http } else { Scheme::Https };
     let mut http = store.data_mut().http();
     let request = http.new_incoming_request(scheme, request).map_err(Broken::Request)?;
-    let send = |result: Result<_, p2::bindings::http::types::ErrorCode>| {
+    let report = Arc::clone(report);
+    let send = move |result: Result<_, p2::bindings::http::types::ErrorCode>| {
+        report.note_answered();
         // Nobody may be waiting any more.
         let _ = answer.send(result.map_err(|code| format!("{code:?}")));
     };
@@ -175,13 +181,15 @@ async fn http03(
     store: &mut Store<Guest>,
     service: &Proxy03,
     request: Request<Body>,
-    answer: oneshot::Sender<Answer>,
-    body_gone: oneshot::Receiver<()>,
+    (answer, body_gone): (oneshot::Sender<Answer>, oneshot::Receiver<()>),
+    report: &Arc<Report>,
 ) -> Result<(), Broken> {
+    let report = Arc::clone(report);
     let (request, received) = p3::Request::from_http(store.data_mut().http().hooks, request);
     let handled = store.run_concurrent(async move |accessor| {
         match service.handle(accessor, request).await? {
             Ok(response) => {
+                report.note_answered();
                 let response = accessor.with(|mut access| response.into_http(access.as_context_mut(), received))?;
                 // Nobody may be waiting any more.
                 let _ = answer.send(Ok(response));

@@ -18,6 +18,10 @@ pub struct Reuse {
     cores: Box<[Mutex<Vec<Waiting>>]>,
     /// The registry knows of it.
     known: AtomicBool,
+    /// An instance has answered twice.
+    works: AtomicBool,
+    /// The component can't answer twice: each request gets a fresh instance after all.
+    off: AtomicBool,
 }
 
 struct Waiting {
@@ -40,7 +44,12 @@ impl Reuse {
     #[must_use]
     pub fn new(cores: usize) -> Arc<Self> {
         let cores = (0..cores.max(1)).map(|_| Mutex::default()).collect();
-        Arc::new(Self { cores, known: AtomicBool::new(false) })
+        Arc::new(Self {
+            cores,
+            known: AtomicBool::new(false),
+            works: AtomicBool::new(false),
+            off: AtomicBool::new(false),
+        })
     }
 
     fn core(&self, core: usize) -> &Mutex<Vec<Waiting>> {
@@ -50,6 +59,18 @@ impl Reuse {
     pub(crate) fn take(&self, core: usize) -> Option<Live> {
         let waiting = self.core(core).lock().unwrap_or_else(PoisonError::into_inner).pop()?;
         Some(waiting.live)
+    }
+
+    /// A used instance failed. Where none has ever answered twice, none will: gives whether that was found out just now.
+    pub(crate) fn failed(&self) -> bool {
+        if self.works.load(Ordering::Relaxed) {
+            return false;
+        }
+        let news = !self.off.swap(true, Ordering::Relaxed);
+        for core in &self.cores {
+            core.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+        news
     }
 
     /// Lets go what has waited since before `since`.
@@ -85,7 +106,10 @@ impl Registry {
 
     /// Keeps the instance for its cell's next request, unless it is worn or there are enough: then it goes.
     pub(crate) fn keep(&self, list: &Arc<Reuse>, core: usize, live: Live) {
-        if live.served >= REUSE_REQUESTS_MAX || self.budget.is_short() {
+        if live.served == 2 {
+            list.works.store(true, Ordering::Relaxed);
+        }
+        if live.served >= REUSE_REQUESTS_MAX || list.off.load(Ordering::Relaxed) || self.budget.is_short() {
             return;
         }
         let counted = Counted(Arc::clone(&self.waiting));

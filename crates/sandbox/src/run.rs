@@ -193,7 +193,18 @@ impl Sandbox {
             report: Arc::clone(&report),
         });
         let guest = Watched::new(Box::pin(run), cell.cpu, cell.timeout, Arc::clone(&report));
-        respond(guest, answered, body_gone, head_only, report).await
+        let answer = respond(guest, answered, body_gone, head_only, Arc::clone(&report)).await;
+        if answer.is_err()
+            && report.is_reused()
+            && let Some(list) = &cell.reuse
+            && list.failed()
+        {
+            report.line(
+                "it was the second request or a later one to this instance: from now on each gets a fresh one. If the \
+                 component can't answer twice, take `reuse` out of firm.toml; the next release tries again",
+            );
+        }
+        answer
     }
 
     /// Linear memory that all instances have together, in bytes, and how many of them wait for a request.

@@ -1,6 +1,7 @@
 //! Watches a running instance: its CPU time, its wall time, and what becomes of it.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -16,17 +17,43 @@ use crate::fault::Fault;
 pub(crate) struct Report {
     voice: Arc<Voice>,
     fault: Mutex<Option<Fault>>,
+    /// It is an instance that has answered before.
+    reused: AtomicBool,
+    /// It has answered this request.
+    answered: AtomicBool,
     /// The body that is being read, if any.
     reader: AtomicWaker,
 }
 
 impl Report {
     pub(crate) fn new(voice: Arc<Voice>) -> Arc<Self> {
-        Arc::new(Self { voice, fault: Mutex::new(None), reader: AtomicWaker::new() })
+        Arc::new(Self {
+            voice,
+            fault: Mutex::new(None),
+            reused: AtomicBool::new(false),
+            answered: AtomicBool::new(false),
+            reader: AtomicWaker::new(),
+        })
     }
 
     pub(crate) fn voice(&self) -> Arc<Voice> {
         Arc::clone(&self.voice)
+    }
+
+    pub(crate) fn note_reused(&self) {
+        self.reused.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn note_answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_reused(&self) -> bool {
+        self.reused.load(Ordering::Relaxed)
     }
 
     /// Takes note of a fault. The first one is the cause and is answered; what comes after it is its consequence.
