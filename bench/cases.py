@@ -3,8 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Callable
 
+import crowd
+import kv
+import neighbours
+import push
 import servers
-from servers import BENCH, ROOT, TOOLS, Target
+from servers import BENCH, ROOT, TOOLS, Target, Unavailable
 
 
 @dataclass
@@ -19,11 +23,29 @@ class Peer:
 
 @dataclass
 class Case:
+    """CPU a request, ours and theirs by turns."""
+
     id: str
     title: str
     # Makes `firm up` serve it: a target.
     ours: Callable
     peers: list[Peer] = field(default_factory=list)
+
+    def rows(self, run, ground):
+        return run.case(self, ground)
+
+
+@dataclass
+class Scenario:
+    """What has a measure of its own. It gives its rows itself."""
+
+    id: str
+    title: str
+    # (run, ground, case): rows.
+    measure: Callable
+
+    def rows(self, run, ground):
+        return self.measure(run, ground, self)
 
 
 class Ground:
@@ -55,9 +77,22 @@ class Ground:
 
     def guest(self, app):
         if app not in self._guests:
-            source = {"hello": BENCH / "guests/hello", "hello-js": BENCH / "guests/hello-js", "p3hello": ROOT / "tests/guests/p3hello"}[app]
-            self._guests[app] = self.firm.push_guest(source, app)
+            self._guests[app] = self.firm.push_guest(BENCH / "guests" / app, app)
         return self._guests[app]
+
+    def reused(self, app):
+        """The same component once more, as an app whose instances serve one request after another."""
+        if not self.firm.knows("reuse"):
+            raise Unavailable("not there: this build's manifest has no `reuse`")
+        component, manifest = self.guest(app), BENCH / "guests" / app / "firm.toml"
+        self.firm.push_built(component, manifest, f"{app}-reused", lambda text: text.replace("[components.app]\n", "[components.app]\nreuse = true\n"))
+        return f"{app}-reused"
+
+    def probe(self, app, change, tenant):
+        """The hostile guest of the tests, with a change of its manifest."""
+        source = ROOT / "tests/guests/probe"
+        component = self.firm.push_guest(source, "probe")
+        self.firm.push_built(component, source / "firm.toml", app, change, tenant)
 
 
 def all_cases(ground):
@@ -78,6 +113,9 @@ def all_cases(ground):
             return ground.firm.target(app)
 
         return Case(case, title, ours, peers)
+
+    def reused(case, title, app, peers):
+        return Case(case, title, lambda: ground.firm.target(ground.reused(app)), peers)
 
     def wasmtime(app, options, *serve_options):
         def start(folder):
@@ -104,15 +142,25 @@ def all_cases(ground):
             Peer("wasmtime serve, our pool options", wasmtime("hello", p2 + servers.WASMTIME_POOL)),
             Peer("workerd", workerd("hello", "hello.js"), 0.65, "JavaScript in a shared isolate"),
         ]),
-        component("rust-03", "Rust component 0.3", "p3hello", [
-            Peer("wasmtime serve", wasmtime("p3hello", p3), 0.5, "theirs is reused for 128 requests, 16 at once; ours is fresh, as there is no reuse yet"),
-            Peer("wasmtime serve, fresh", wasmtime("p3hello", p3, "--max-instance-reuse-count=1"), None, "fresh on both sides"),
-            Peer("workerd", workerd("p3hello", "hello-host.js"), 0.35, "JavaScript in a shared isolate; ours is fresh"),
+        component("rust-03", "Rust component 0.3, fresh instance", "hello3", [
+            Peer("wasmtime serve, fresh", wasmtime("hello3", p3, "--max-instance-reuse-count=1"), None, "fresh on both sides"),
+        ]),
+        reused("rust-03-reused", "Rust component 0.3, reused instance", "hello3", [
+            Peer("wasmtime serve", wasmtime("hello3", p3), 0.5, "theirs as it comes: an instance serves 128 requests, 16 at once"),
+            Peer("workerd", workerd("hello3", "hello.js"), 0.35, "JavaScript in a shared isolate"),
         ]),
         component("js", "JavaScript component, fresh instance", "hello-js", [
             Peer("wasmtime serve", wasmtime("hello-js", p2), 0.4),
             Peer("workerd", workerd("hello-js", "hello.js"), None, "JavaScript in a shared isolate; ours is fresh"),
         ]),
+        reused("js-reused", "JavaScript component, reused instance", "hello-js", [
+            Peer("workerd", workerd("hello-js", "hello.js"), None, "JavaScript in a shared isolate"),
+        ]),
+        Scenario("kv-get", "KV get from a component, above hello", kv.get),
+        Scenario("kv-put", "KV put from a component, durable", kv.put),
+        Scenario("push", "push of a component to its first answer", push.to_first_answer),
+        Scenario("idle", "10,000 deployed idle apps", crowd.idle),
+        Scenario("neighbours", "a good app beside a hostile one", neighbours.measured),
     ]
 
 
@@ -120,6 +168,7 @@ def versions():
     """(name, command) of everything that takes part."""
     return {
         "nginx": [TOOLS / "nginx/usr/sbin/nginx", "-v"],
+        "redis": ["env", f"LD_LIBRARY_PATH={servers.REDIS_ENVIRONMENT['LD_LIBRARY_PATH']}", TOOLS / "redis/usr/bin/redis-server", "--version"],
         "wasmtime": [TOOLS / "bin/wasmtime", "--version"],
         "workerd": [TOOLS / "workerd/node_modules/.bin/workerd", "--version"],
         "wrk": ["wrk", "-v"],

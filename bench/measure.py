@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import subprocess
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +47,11 @@ def children_seconds():
     return usage.ru_utime + usage.ru_stime
 
 
-def wrk(target, seconds, folder):
-    script = folder / "done.lua"
-    script.write_text(DONE_LUA)
-    command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "-s", str(script), "-H", f"Host: {target.host}", target.url]
+def wrk(target, seconds, folder, connections=CONNECTIONS, lua=""):
+    """`lua` may say what wrk's own functions `request` and `delay` do."""
+    script = folder / f"{threading.get_native_id()}.lua"
+    script.write_text(DONE_LUA + lua)
+    command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script), "-H", f"Host: {target.host}", target.url]
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + WRK_GRACE_SECONDS)
     for line in ran.stdout.splitlines():
         if line.startswith("RESULT "):
@@ -57,9 +59,9 @@ def wrk(target, seconds, folder):
     raise Unavailable(f"wrk says: {ran.stderr.strip() or ran.stdout.strip()}")
 
 
-def sample(server, target, seconds, folder):
+def sample(server, target, seconds, folder, connections=CONNECTIONS, lua=""):
     busy, load, cpu = machine_busy_seconds(), children_seconds(), server.cpu_seconds()
-    counted = wrk(target, seconds, folder)
+    counted = wrk(target, seconds, folder, connections, lua)
     cpu = server.cpu_seconds() - cpu
     load, busy = children_seconds() - load, machine_busy_seconds() - busy
     if counted["requests"] == 0:

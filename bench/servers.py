@@ -7,11 +7,13 @@ import hashlib
 import http.client
 import json
 import os
+import platform
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -32,6 +34,9 @@ COMPILE_SECONDS_MAX = 300
 # What a service manager would give them. RUST_BACKTRACE above all must not come along from a developer's shell: with
 # it wasmtime walks the stack for each error that it makes, and it makes one whenever an instance ends (77 µs a request, not 61).
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("RUST_", "FIRM_", "CARGO_", "MALLOC_", "GLIBC_"))}
+
+# Unpacked, not installed: it finds its libraries beside itself.
+REDIS_ENVIRONMENT = ENVIRONMENT | {"LD_LIBRARY_PATH": str(TOOLS / "redis/usr/lib" / f"{platform.machine()}-linux-gnu")}
 
 
 class Unavailable(Exception):
@@ -86,7 +91,7 @@ class Server:
     # Every one that was started and not yet stopped, so that none is left behind whatever breaks.
     running = []
 
-    def __init__(self, name, command, folder, env=ENVIRONMENT):
+    def __init__(self, name, command, folder, env=ENVIRONMENT, pinned=True):
         self.name = name
         folder.mkdir(parents=True, exist_ok=True)
         self.said = folder / "said.log"
@@ -94,7 +99,7 @@ class Server:
             # A session of its own: Ctrl-C is for this program alone, which then stops its servers in turn.
             self.process = subprocess.Popen(
                 command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=said, stderr=said,
-                start_new_session=True, preexec_fn=pin_and_die_with_parent,
+                start_new_session=True, preexec_fn=pin_and_die_with_parent if pinned else die_with_parent,
             )
         self.running.append(self)
 
@@ -166,6 +171,10 @@ class Server:
 
 def pin_and_die_with_parent():
     os.sched_setaffinity(0, {SERVER_CORE})
+    die_with_parent()
+
+
+def die_with_parent():
     # PR_SET_PDEATHSIG, for a `kill -9` of this program: nothing else could stop its servers then.
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
@@ -176,8 +185,9 @@ def pin_and_die_with_parent():
 class Firm(Server):
     """`firm up` and what was pushed to it."""
 
-    def __init__(self, binary, folder):
+    def __init__(self, binary, folder, pinned=True):
         folder.mkdir(parents=True)
+        self.pinned = pinned
         # A copy, so that a build that goes on beside this run changes nothing in it.
         self.binary = shutil.copy2(binary, folder / "firm")
         self.tls, self.plain = free_port(), free_port()
@@ -186,21 +196,35 @@ class Firm(Server):
             (folder / "cache").mkdir()
             (folder / "cache/firmament").symlink_to(CACHE)
             self.env["XDG_CACHE_HOME"] = str(folder / "cache")
-        up = ["up", "--serve-plain", "--dir", str(folder / "data"), "--port", str(self.tls), "--http-port", str(self.plain)]
-        super().__init__("firm up", [self.binary, *up], folder / "up", self.env)
-        self.wait_for(lambda: self.call("status").returncode == 0, "serving")
+        self.data = folder / "data"
+        self.start()
+
+    def start(self):
+        """Starts it, after a `stop` too: same data, same ports. Gives the seconds until it serves."""
+        up = ["up", "--serve-plain", "--dir", str(self.data), "--port", str(self.tls), "--http-port", str(self.plain)]
+        begun = time.monotonic()
+        super().__init__("firm up", [self.binary, *up], self.data.parent / "up", self.env, self.pinned)
+        self.wait_for(self.serves, "serving")
+        return time.monotonic() - begun
+
+    def serves(self):
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return Target("https", self.tls, "api.localhost", "/v1/health").ask()[0] == 200
+
+    def token(self):
+        return (self.data / "operator.token").read_text().strip()
 
     def call(self, *args):
         return subprocess.run([self.binary, *args], env=self.env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
-    def push(self, path, app):
-        pushed = self.call("push", str(path), "--app", app, "--json")
+    def push(self, path, app, tenant=None):
+        pushed = self.call("push", str(path), "--app", app, "--json", *(["--tenant", tenant] if tenant else []))
         if pushed.returncode != 0:
             raise Unavailable(f"firm push {app}: {last_lines(pushed.stderr or pushed.stdout, 12)}")
         return json.loads(pushed.stdout.strip().splitlines()[-1])
 
-    def target(self, app, path="/", tls=False):
-        return Target("https" if tls else "http", self.tls if tls else self.plain, f"{app}.main.localhost", path)
+    def target(self, app, path="/", tls=False, tenant="main"):
+        return Target("https" if tls else "http", self.tls if tls else self.plain, f"{app}.{tenant}.localhost", path)
 
     def push_guest(self, source, app):
         """Pushes a guest from source, or what an earlier push built of it when neither it nor the recipe changed.
@@ -208,11 +232,25 @@ class Firm(Server):
         built = source / ".firm/build/app.wasm"
         inputs = [file for top in (source, ROOT / "crates/studio/src/build", ROOT / "crates/studio/wit") for file in top.rglob("*") if file.is_file()]
         newest = max((file.stat().st_mtime for file in inputs if ".firm" not in file.parts), default=0)
-        fresh = built.exists() and built.stat().st_mtime > newest
-        self.push(built if fresh else source, app)
+        if built.exists() and built.stat().st_mtime > newest:
+            self.push_built(built, source / "firm.toml", app)
+        else:
+            self.push(source, app)
         if not built.exists():
             raise Unavailable(f"firm push left no component at {built}")
         return built
+
+    def push_built(self, component, manifest, app, change=lambda manifest: manifest, tenant=None):
+        """Pushes a built component with the manifest that its source has, or with a change of it."""
+        with tempfile.TemporaryDirectory(dir=self.data.parent) as folder:
+            shutil.copy2(component, Path(folder) / "app.wasm")
+            text = manifest.read_text().replace('source = "."', 'source = "app.wasm"')
+            (Path(folder) / "firm.toml").write_text(change(text))
+            self.push(folder, app, tenant)
+
+    def knows(self, key):
+        """Does its manifest have this key?"""
+        return f'"{key}"' in self.call("schema").stdout
 
 
 # ---- theirs ----
@@ -250,6 +288,20 @@ http {{
     server = Server("nginx", [binary, "-p", str(folder), "-c", "nginx.conf", "-e", "stderr"], folder)
     server.plain, server.tls = plain, tls
     server.wait_until_it_listens(plain)
+    return server
+
+
+def redis(folder):
+    """Redis that answers a write when it is durable, as our KV does: each turn of its loop ends with one fdatasync for
+    all writes of that turn. No snapshots beside it."""
+    binary = installed("redis/usr/bin/redis-server")
+    port = free_port()
+    folder.mkdir(parents=True)
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes", "--appendfsync", "always",
+               "--save", "", "--auto-aof-rewrite-percentage", "0", "--daemonize", "no"]
+    server = Server("redis", [binary, *options], folder, REDIS_ENVIRONMENT)
+    server.port = port
+    server.wait_until_it_listens(port)
     return server
 
 
