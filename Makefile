@@ -11,8 +11,10 @@ test:
 	@tools/install build guests test
 	@tools/test
 
+# Fuzzes for minutes in place of seconds, and ends with a soak: an hour, or what FIRM_SOAK says (5m, 90s, 2h).
 test-long:
 	@tools/install build guests test
+	@bench/install load
 	@FIRM_TEST_LONG=1 tools/test
 
 bench:

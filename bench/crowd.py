@@ -89,6 +89,8 @@ def idle(run, ground, case):
         started = many.start()
         rss, pss = memory(many)
         say(f"start with them {started:.2f} s, RSS {rss:.3f} GB, PSS {pss:.3f} GB; RSS {pushed_rss:.3f} GB after the pushes")
+        # The first sweep reads every release's index.
+        many.settle()
         failed, sides = {}, {"ours": (many, many.target(f"app-{many_apps // 2}", "/hello.txt")), "few": (few, few.target(f"app-{FEW // 2}", "/hello.txt"))}
         for server, target in sides.values():
             run.answer(server, target)

@@ -47,12 +47,12 @@ def children_seconds():
     return usage.ru_utime + usage.ru_stime
 
 
-def wrk(target, seconds, folder, connections=CONNECTIONS, lua=""):
-    """`lua` may say what wrk's own functions `request` and `delay` do."""
+def wrk(target, seconds, folder, connections=CONNECTIONS, lua="", timeout=2):
+    """`timeout` is what an answer may take, in seconds. `lua` may say what wrk's own functions `request` and `delay` do."""
     script = folder / f"{threading.get_native_id()}.lua"
     script.write_text(DONE_LUA + lua)
-    command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script), "-H", f"Host: {target.host}", target.url]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + WRK_GRACE_SECONDS)
+    command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", f"{timeout}s", "--latency", "-s", str(script), "-H", f"Host: {target.host}", target.url]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + timeout + WRK_GRACE_SECONDS)
     for line in ran.stdout.splitlines():
         if line.startswith("RESULT "):
             return json.loads(line.removeprefix("RESULT "))

@@ -137,8 +137,7 @@ def attacks(target):
         "bomb": ("memory bombs, 16 at once", Requests(target, "/bomb", 16)),
         "crowd": ("10,000 concurrent requests", Sockets(target, "/sleep?ms=60000", 10_000, True)),
         "log": ("log floods, 16 at once", Requests(target, "/log?n=100000&line=" + "x" * 100, 16)),
-        "tables": ("tables grown without end, 16 at once", Requests(target, "/tables", 16)),
-        "handles": ("host handles hoarded, 16 at once", Requests(target, "/hoard?what=fields", 16)),
+        "tables": ("tables of host handles grown without end, 16 at once", Requests(target, "/hoard?what=fields", 16)),
         "recurse": ("deep recursion, 64 at once", Requests(target, "/recurse", 64)),
         "huge": ("huge responses, 16 at once", Requests(target, "/big?bytes=100000000000", 16)),
         "slow": ("slow readers of huge responses, 500", Sockets(target, "/big?bytes=100000000000", 500, False)),
@@ -178,23 +177,13 @@ def measure_all(run, ground, hostile):
                 print(f"  {name:14} {error}", file=sys.stderr, flush=True)
             finally:
                 attack.stop()
-            settle(ground.firm)
+            ground.firm.settle()
     return kinds, quiet, found, failed
 
 
 def hostile_only(name):
     """BENCH_ATTACK=loop tries one of them alone."""
     return name != os.environ.get("BENCH_ATTACK", name)
-
-
-def settle(firm):
-    """Waits until what the attack left behind is over: less than a tenth of a core is used."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        before = firm.cpu_seconds()
-        time.sleep(0.5)
-        if firm.cpu_seconds() - before < 0.05:
-            return
 
 
 def measured(run, ground, case):

@@ -15,8 +15,10 @@ def row(case, peer, ours=None, theirs=None, unit="", bar=None, note="", **more):
     return found | more | ({"note": note} if note else {})
 
 
-def figure(value, digits=1):
-    return "–" if value is None else f"{value:,.{digits}f}"
+def figure(value, digits=None):
+    if value is None:
+        return "–"
+    return f"{value:,.{(1 if abs(value) >= 10 else 2) if digits is None else digits}f}"
 
 
 def verdict(row):

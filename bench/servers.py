@@ -27,6 +27,8 @@ LOAD_CORE = 1
 # What a server may take to its first answer: a JavaScript component is mapped, not compiled, by then.
 START_SECONDS_MAX = 30
 STOP_SECONDS_MAX = 5
+# What follows a start or an attack: the sweep of what 10,000 apps hold, requests that still run into their limits.
+SETTLE_SECONDS_MAX = 60
 # wasmtime compiles 13 MB of JavaScript engine in 10 s, and this machine may be busy.
 COMPILE_SECONDS_MAX = 300
 
@@ -151,6 +153,15 @@ class Server:
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
                 ticks += sum(int(field) for field in fields[11:15])
         return ticks / os.sysconf("SC_CLK_TCK")
+
+    def settle(self):
+        """Waits until it is at rest: less than a tenth of a core is used."""
+        deadline = time.monotonic() + SETTLE_SECONDS_MAX
+        while time.monotonic() < deadline:
+            before = self.cpu_seconds()
+            time.sleep(0.5)
+            if self.cpu_seconds() - before < 0.05:
+                return
 
     def stop(self):
         if self.process.poll() is None:
