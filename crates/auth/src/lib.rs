@@ -12,3 +12,9 @@ pub use allow::{Caller, Denied, Wants, identify, may};
 pub use seal::{Key, OpenError};
 pub use share::{Pass, PassError};
 pub use token::{Minted, mint};
+
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+#[path = "../../../tests/fuzzing.rs"]
+mod fuzzing;

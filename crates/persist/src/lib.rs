@@ -23,3 +23,9 @@ pub use databases::{Database, Databases, KvError};
 pub use logs::{Line, Logs, Stream};
 pub use record::{Keeper, ProposeError};
 pub use store::{Store, StoreError};
+
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+#[path = "../../../tests/fuzzing.rs"]
+mod fuzzing;

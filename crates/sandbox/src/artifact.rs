@@ -244,6 +244,9 @@ impl Drop for Unfinished {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod sweep_tests {
     use super::*;
 

@@ -41,3 +41,7 @@ pub use outbound::{HostPattern, HostPatternError, Outbound};
 pub use program::{LoadError, Program};
 pub use reuse::Reuse;
 pub use run::{Options, Sandbox, StartError};
+
+#[cfg(test)]
+#[path = "../../../tests/fuzzing.rs"]
+mod fuzzing;

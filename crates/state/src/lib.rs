@@ -17,3 +17,9 @@ pub use manifest::Manifest;
 pub use record::{
     App, Certificate, Change, DomainClaim, FORMAT, Grant, How, Origin, Record, Release, Sealed, Stage, Tenant, Token,
 };
+
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+#[path = "../../../tests/fuzzing.rs"]
+mod fuzzing;

@@ -293,6 +293,9 @@ fn keep_cookies_at_home(headers: &mut HeaderMap) {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

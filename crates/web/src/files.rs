@@ -257,6 +257,9 @@ fn parse_range(wanted: &str, size: u64) -> Option<Result<Range<u64>, ()>> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 

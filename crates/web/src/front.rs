@@ -273,6 +273,7 @@ fn draining(version: http::Version, id: &str) -> Response<Body> {
 }
 
 /// The host and port that are asked for: one, however it is said (RFC 9112, 3.2; RFC 9113, 8.3.1), and without a user.
+/// RFC 9110, 4.2.1: a host without a name is none.
 fn authority<B>(request: &Request<B>) -> Option<Authority> {
     let mut fields = request.headers().get_all(header::HOST).iter();
     let field = match (fields.next(), fields.next()) {
@@ -285,7 +286,7 @@ fn authority<B>(request: &Request<B>) -> Option<Authority> {
         (Some(target), Some(field)) => target.host().eq_ignore_ascii_case(field.host()).then_some(target)?,
         (target, field) => target.or(field)?,
     };
-    (!authority.as_str().contains('@')).then_some(authority)
+    (!authority.as_str().contains('@') && !authority.host().is_empty()).then_some(authority)
 }
 
 fn to_tls<B>(core: &Core, host: &str, request: &Request<B>, id: &str) -> Response<Body> {
@@ -326,6 +327,9 @@ fn forwarded<B>(peer: &Peer, authority: &Authority, request: &mut Request<B>, id
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -349,6 +353,7 @@ mod tests {
             ("/", &["a.example", "b.example"], None),
             ("/", &["b.example@a.example"], None),
             ("/", &["a b"], None),
+            ("/", &[":80"], None),
             ("/", &[], None),
         ] {
             let found = authority(&request(target, hosts));

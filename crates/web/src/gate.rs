@@ -58,8 +58,8 @@ fn closed(id: &str) -> Response<Body> {
 
 /// Turns the link's pass into a cookie, so that the pass doesn't stay in the address bar.
 fn enter(path: &str, rest: &str, pass: &str, seconds: u64) -> Option<Response<Body>> {
-    // One slash alone in front: `//elsewhere` would be another host.
-    let path = path.trim_start_matches('/');
+    // One slash alone in front: `//elsewhere` would be another host, and so it is to browsers with a backslash.
+    let path = path.trim_start_matches(['/', '\\']);
     let to = if rest.is_empty() { format!("/{path}") } else { format!("/{path}?{rest}") };
     let mut answer = redirect(StatusCode::SEE_OTHER, &to)?;
     let cookie = format!("__Host-{PASS}={pass}; Max-Age={seconds}; Path=/; Secure; HttpOnly; SameSite=Lax");
@@ -123,6 +123,9 @@ fn retain(headers: &mut HeaderMap, name: &header::HeaderName, kept: impl Fn(&Hea
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -172,7 +175,9 @@ mod tests {
 
     #[test]
     fn a_link_never_leads_elsewhere() {
-        let answer = enter("//evil.example/", "", "x", 1).expect("it can be a header");
-        assert_eq!(answer.headers()[header::LOCATION], "/evil.example/");
+        for path in ["//evil.example/", "/\\evil.example/", "/\\/evil.example/"] {
+            let answer = enter(path, "", "x", 1).expect("it can be a header");
+            assert_eq!(answer.headers()[header::LOCATION], "/evil.example/", "{path}");
+        }
     }
 }

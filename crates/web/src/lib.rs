@@ -25,3 +25,7 @@ mod tls;
 pub use cloud::{Cloud, CloudError, Settings, mint_token};
 pub use listen::{ListenError, Node};
 pub use tls::write_private;
+
+#[cfg(test)]
+#[path = "../../../tests/fuzzing.rs"]
+mod fuzzing;

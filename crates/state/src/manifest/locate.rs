@@ -36,14 +36,9 @@ impl fmt::Display for ManifestError {
                 Some((line, column, text, width)) => {
                     let gutter = line.to_string().len();
                     write!(f, "\n{:gutter$}--> {}:{line}:{column}", "", self.file)?;
-                    write!(
-                        f,
-                        "\n{line} | {text}\n{:gutter$} | {:before$}{}",
-                        "",
-                        "",
-                        "^".repeat(*width),
-                        before = column - 1
-                    )?;
+                    // Repeated, not padded: a width that a format is given is 65,535 at the most, and a line may be longer.
+                    let (before, meant) = (" ".repeat(column - 1), "^".repeat(*width));
+                    write!(f, "\n{line} | {text}\n{:gutter$} | {before}{meant}", "")?;
                 }
                 None => write!(f, "\n --> {}", self.file)?,
             }
@@ -240,6 +235,12 @@ mod tests {
               |       ^^^^^^^^^^^
               help: write a path relative to firm.toml, without `..`"#]],
         );
+    }
+
+    #[test]
+    fn a_fault_behind_a_very_long_line_is_shown() {
+        let error = parse(&format!("app = \"{}\" x", "a".repeat(70_000)), "firm.toml").expect_err("it is no TOML");
+        assert!(error.to_string().contains("firm.toml:1:70009"), "{}", error.to_string().lines().next().unwrap_or(""));
     }
 
     proptest! {
