@@ -21,7 +21,8 @@ bench:
 	@tools/install build guests bench
 	@bench/run
 
-# Writes docs/cli.md, docs/openapi.json and docs/firm.schema.json anew, after a change of what they describe.
+# Writes docs/cli.md, docs/openapi.json, docs/firm.schema.json and the table of docs/performance.md anew, after a
+# change of what they describe, or a bench.
 docs:
 	@. tools/env && UPDATE_EXPECT=1 cargo test --release --workspace --test house
 

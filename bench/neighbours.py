@@ -1,5 +1,7 @@
 """A good app's latency while a hostile one of another tenant does its worst, each kind in turn."""
 
+import collections
+import contextlib
 import os
 import selectors
 import socket
@@ -71,7 +73,6 @@ class Sockets(Attack):
     def __init__(self, target, path, connections, reads):
         super().__init__(target)
         self.path, self.connections, self.reads = path, connections, reads
-        self.answers = 0
 
     def start(self):
         self.over = threading.Event()
@@ -87,42 +88,50 @@ class Sockets(Attack):
         os.sched_setaffinity(0, {LOAD_CORE})
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
         asked = f"GET {self.path} HTTP/1.1\r\nHost: {self.target.host}\r\n\r\n".encode()
-        selector, open_sockets, again = selectors.DefaultSelector(), [], []
-        try:
-            for number in range(self.connections):
-                if self.over.is_set():
-                    return
-                # From several addresses of loopback, as one has too few ports that are free at once.
-                taken = socket.create_connection(("127.0.0.1", self.target.port), timeout=5, source_address=(f"127.0.0.{2 + number % 8}", 0))
-                if not self.reads:
-                    taken.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                taken.sendall(asked)
-                taken.setblocking(False)
-                open_sockets.append(taken)
-                if self.reads:
-                    selector.register(taken, selectors.EVENT_READ)
-            while not self.over.wait(0.01):
-                for key, _ in selector.select(0):
-                    if not self.read(key.fileobj):
-                        selector.unregister(key.fileobj)
-                        continue
+        selector, held, again = selectors.DefaultSelector(), [], collections.deque()
+        refused = 0
+        for number in range(self.connections):
+            if self.over.is_set():
+                break
+            taken = self.connect(number, asked)
+            if taken is None:
+                refused += 1
+                continue
+            held.append(taken)
+            if self.reads:
+                selector.register(taken, selectors.EVENT_READ)
+        if refused:
+            print(f"  of the attack's {self.connections} connections {refused} were refused", file=sys.stderr, flush=True)
+        while not self.over.wait(0.01):
+            for key, _ in selector.select(0):
+                if self.read(key.fileobj):
                     again.append((time.monotonic() + 1, key.fileobj))
-                while again and again[0][0] <= time.monotonic():
-                    try:
-                        again.pop(0)[1].send(asked)
-                    except OSError:
-                        continue  # it was closed: one less
-        except OSError as error:
-            print(f"  the attack ends early, with {len(open_sockets)} connections: {error}", file=sys.stderr, flush=True)
-            self.over.wait()
-        finally:
-            for taken in open_sockets:
-                taken.close()
-            selector.close()
+                else:
+                    selector.unregister(key.fileobj)
+            while again and again[0][0] <= time.monotonic():
+                with contextlib.suppress(OSError):  # it was closed: one less
+                    again.popleft()[1].send(asked)
+        for taken in held:
+            taken.close()
+        selector.close()
+
+    def connect(self, number, asked):
+        """None where it is refused."""
+        # From many addresses of loopback: no one has so many ports free, and no limit of one client's is meant.
+        source = (f"127.0.{1 + number // 200 % 200}.{1 + number % 200}", 0)
+        try:
+            taken = socket.create_connection(("127.0.0.1", self.target.port), timeout=5, source_address=source)
+            if not self.reads:
+                taken.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            taken.sendall(asked)
+            taken.setblocking(False)
+            return taken
+        except OSError:
+            return None
 
     def read(self, taken):
+        """Is it still open?"""
         try:
-            self.answers += 1
             return bool(taken.recv(65536))
         except BlockingIOError:
             return True

@@ -11,6 +11,10 @@ mod api_matrix;
 mod bad_input;
 #[path = "cloud/durability.rs"]
 mod durability;
+#[path = "cloud/fuzz.rs"]
+mod fuzz;
+#[path = "fuzzing.rs"]
+mod fuzzing;
 #[path = "cloud/harness.rs"]
 mod harness;
 #[path = "cloud/isolation.rs"]

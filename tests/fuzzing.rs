@@ -6,7 +6,7 @@
 //! test of its own beside the code: nothing here remembers it.
 
 #![allow(dead_code, reason = "each crate uses its part")]
-#![expect(clippy::print_stderr, reason = "a seed that isn't printed repeats nothing")]
+#![allow(clippy::print_stderr, reason = "a seed that isn't printed repeats nothing")]
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
@@ -35,7 +35,12 @@ pub(crate) fn fuzz<S: Strategy>(name: &str, inputs: &S, check: impl Fn(S::Value)
     let time = if std::env::var_os("FIRM_TEST_LONG").is_some() { TIME_LONG } else { TIME };
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&u64::to_be_bytes(seed));
-    let config = Config { failure_persistence: None, max_shrink_time: SHRINK_MS_MAX, max_shrink_iters: u32::MAX, ..Config::default() };
+    let config = Config {
+        failure_persistence: None,
+        max_shrink_time: SHRINK_MS_MAX,
+        max_shrink_iters: u32::MAX,
+        ..Config::default()
+    };
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let deadline = Instant::now() + time;
     let mut tried = 0_u64;
@@ -47,6 +52,24 @@ pub(crate) fn fuzz<S: Strategy>(name: &str, inputs: &S, check: impl Fn(S::Value)
         tried += 1;
     }
     eprintln!("{name}: {tried} inputs, FIRM_FUZZ_SEED={seed}");
+}
+
+/// Bytes that a failure shows as text.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Input(pub(crate) Vec<u8>);
+
+impl std::fmt::Debug for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "b\"{}\"", self.0.escape_ascii())
+    }
+}
+
+impl std::ops::Deref for Input {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// One change of an input.
@@ -79,24 +102,24 @@ fn edit() -> impl Strategy<Value = Edit> {
 }
 
 /// Inputs that were one of `seeds` before some edits. `words` are what the format's grammar is made of.
-pub(crate) fn mutated(seeds: Vec<Vec<u8>>, words: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
+pub(crate) fn mutated(seeds: Vec<Vec<u8>>, words: &'static [&'static str]) -> impl Strategy<Value = Input> {
     (any::<Index>(), vec(edit(), 0..=EDITS_MAX)).prop_map(move |(seed, edits)| {
         let mut input = seeds[seed.index(seeds.len())].clone();
         for edit in edits {
             apply(&mut input, edit, &seeds, words);
         }
-        input
+        Input(input)
     })
 }
 
 /// The same as text. What is no UTF-8 becomes the sign for that, as it does in most that read text.
 pub(crate) fn mutated_text(seeds: &[&str], words: &'static [&'static str]) -> impl Strategy<Value = String> + use<> {
     let seeds = seeds.iter().map(|seed| seed.as_bytes().to_vec()).collect();
-    mutated(seeds, words).prop_map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    mutated(seeds, words).prop_map(|bytes| String::from_utf8_lossy(&bytes.0).into_owned())
 }
 
 /// `file` as a bad disk gives it back: bits flipped, runs of other bytes in place of its own, its end lost.
-pub(crate) fn damaged(file: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
+pub(crate) fn damaged(file: Vec<u8>) -> impl Strategy<Value = Input> {
     let run = (any::<Index>(), prop_oneof![vec(any::<u8>(), 1..16), (1..5_000_usize).prop_map(|size| vec![0; size])]);
     let flip = (any::<Index>(), 0..8_u32);
     let end = proptest::option::weighted(0.1, any::<Index>());
@@ -113,7 +136,7 @@ pub(crate) fn damaged(file: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
         if let Some(end) = end {
             file.truncate(end.index(file.len()));
         }
-        file
+        Input(file)
     })
 }
 

@@ -429,6 +429,39 @@ fn generated_files_are_current() {
     expect_file![docs.join("firm.schema.json")].assert_eq(&json(state::Manifest::schema().as_value()));
 }
 
+/// The last bench as docs/performance.md shows it, between two lines that mark it.
+fn bench_table() -> String {
+    let rows: Vec<serde_json::Value> =
+        serde_json::from_str(&read("bench/results/latest.json")).expect("bench/run wrote it");
+    let mut table = "| case | peer | ours | theirs | unit | ratio | bar | met |\n".to_owned();
+    table += "| --- | --- | --: | --: | --- | --: | --: | --- |\n";
+    for row in rows {
+        let cell = |key: &str| match &row[key] {
+            serde_json::Value::Null => "–".to_owned(),
+            serde_json::Value::Bool(met) => if *met { "yes" } else { "no" }.to_owned(),
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let cells = ["case", "peer", "ours", "theirs", "unit", "ratio", "bar", "met"].map(cell);
+        let _ = writeln!(table, "| {} |", cells.join(" | "));
+    }
+    table
+}
+
+#[test]
+fn the_performance_page_shows_the_last_bench() {
+    const BEGIN: &str = "<!-- the table of bench/results/latest.json, written by make docs -->\n";
+    const END: &str = "<!-- end of the table -->\n";
+    let (page, table) = (read("docs/performance.md"), bench_table());
+    let (before, rest) = page.split_once(BEGIN).expect("docs/performance.md marks where the table begins");
+    let (shown, after) = rest.split_once(END).expect("docs/performance.md marks where the table ends");
+    if shown != table && std::env::var_os("UPDATE_EXPECT").is_some() {
+        let page = [before, BEGIN, &table, END, after].concat();
+        return fs::write(root().join("docs/performance.md"), page).expect("the page can be written");
+    }
+    assert_eq!(shown, table, "docs/performance.md doesn't show the last bench: make docs");
+}
+
 // ---- sources ----
 
 #[test]

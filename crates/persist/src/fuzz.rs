@@ -56,8 +56,8 @@ fn a_damaged_record_is_never_another_one() {
     let [file, log] = FILES.map(|name| damaged(fs::read(dir.path().join(name)).expect("it was just copied")));
     fuzz("damaged record", &(file, log), |(file, log)| {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        fs::write(dir.path().join(FILES[0]), &file).expect("room for a small file");
-        fs::write(dir.path().join(FILES[1]), &log).expect("room for a small file");
+        fs::write(dir.path().join(FILES[0]), &*file).expect("room for a small file");
+        fs::write(dir.path().join(FILES[1]), &*log).expect("room for a small file");
         match Keeper::open(dir.path()) {
             Ok(keeper) => {
                 let record = keeper.record();
@@ -111,6 +111,7 @@ fn a_chunk_is_what_its_name_says() {
     let named = seeds.clone();
     fuzz("chunks", &(mutated(seeds, &[]), 0..named.len()), |(bytes, name)| {
         let wanted = Digest::of(&named[name]);
+        let bytes = bytes.0;
         let put = chunks.put(tenant, wanted, &Bytes::from(bytes.clone()));
         prop_assert_eq!(put.is_ok(), bytes == named[name]);
         let missing = chunks.missing(tenant, &[wanted, Digest::of(&bytes)]);

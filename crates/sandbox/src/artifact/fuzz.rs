@@ -5,7 +5,7 @@ use proptest::strategy::Just;
 
 use super::*;
 use crate::engine;
-use crate::fuzzing::{damaged, fuzz, mutated};
+use crate::fuzzing::{Input, damaged, fuzz, mutated};
 
 const SOURCE: &str = "(component (core module (func (export \"run\") (result i32) (i32.const 42))))";
 
@@ -26,16 +26,20 @@ fn a_damaged_artifact_is_never_mapped() {
     let [code_at, label_at] = ["cwasm", "json"].map(|end| artifacts.path(tenant, component, end));
     let label = fs::read(&label_at).expect("it was just written");
     let inputs = (
-        prop_oneof![Just(code.clone()), damaged(code.clone()), mutated(vec![code.clone()], &[])],
-        prop_oneof![Just(label.clone()), damaged(label.clone()), mutated(vec![label], &["{", "\"", "0", ",", "null"])],
+        prop_oneof![Just(Input(code.clone())), damaged(code.clone()), mutated(vec![code.clone()], &[])],
+        prop_oneof![
+            Just(Input(label.clone())),
+            damaged(label.clone()),
+            mutated(vec![label], &["{", "\"", "0", ",", "null"])
+        ],
     );
     fuzz("artifacts", &inputs, |(bytes, label)| {
         // Files of this folder are never written to while they are mapped.
         let _ = artifacts.remove(tenant, component);
-        fs::write(&code_at, &bytes).expect("room for a small artifact");
-        fs::write(&label_at, &label).expect("room for a label");
+        fs::write(&code_at, &*bytes).expect("room for a small artifact");
+        fs::write(&label_at, &*label).expect("room for a label");
         match artifacts.map(&engine, tenant, component) {
-            Ok(_) => prop_assert!(bytes == code, "changed code was mapped"),
+            Ok(_) => prop_assert!(bytes.0 == code, "changed code was mapped"),
             Err(ReadError::Damaged) => {
                 prop_assert!(!code_at.exists() && !label_at.exists(), "it must be compiled anew")
             }

@@ -6,7 +6,7 @@
 /// - `(call $write (i32.const LENGTH))`: writes so many bytes `x` to it, waiting for room
 /// - `(call $finish)`: ends the body
 /// - `(call $print)`: writes `hello\n` to stdout
-/// - `$i`: a local of its own
+/// - `$i`: a local of its own; `$table`: an empty table
 ///
 /// Its memory has `pages` pages at the start.
 pub(crate) fn component(pages: u32, body: &str) -> Vec<u8> {
@@ -104,6 +104,7 @@ const TEMPLATE: &str = r#"
     (import "host" "stream" (func $stream (param i32 i32)))
     (import "host" "finish" (func $host-finish (param i32 i32 i32 i32)))
     (import "host" "set" (func $set (param i32 i32 i32 i32 i64 i32 i32 i32 i32)))
+    (table $table 0 funcref)
     (global $out (mut i32) (i32.const 0))
     (global $the-body (mut i32) (i32.const 0))
     (global $the-stream (mut i32) (i32.const 0))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base::limits::INSTANCES_MAX;
+use base::limits::{GUEST_TABLE_ELEMENTS_MAX, INSTANCES_MAX};
 use http_body_util::BodyExt;
 use sandbox::{Cell, Fault};
 
@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("silence_is_a_fault", silence_is_a_fault),
     ("an_endless_loop_is_stopped_and_others_run_on", an_endless_loop_is_stopped_and_others_run_on),
     ("memory_is_bounded", memory_is_bounded),
+    ("a_table_grows_to_its_bound_and_no_further", a_table_grows_to_its_bound_and_no_further),
     ("a_long_stream_arrives_whole", a_long_stream_arrives_whole),
     ("the_deadline_cuts_a_stream_that_nobody_reads", the_deadline_cuts_a_stream_that_nobody_reads),
     ("an_instance_stops_when_its_visitor_goes", an_instance_stops_when_its_visitor_goes),
@@ -143,6 +144,24 @@ fn memory_is_bounded() {
     // 2 MiB before the first instruction.
     let (fault, _) = fault_of(32, "", |_| {});
     assert_eq!(fault, Fault::OutOfMemory(1 << 20));
+}
+
+fn a_table_grows_to_its_bound_and_no_further() {
+    const STEP: usize = 1_000;
+    // Answers with as many bytes as the table could be grown by so many elements.
+    let body = format!(
+        "(loop $more
+          (if (i32.ne (table.grow $table (ref.null func) (i32.const {STEP})) (i32.const -1))
+            (then (local.set $i (i32.add (local.get $i) (i32.const 1))) (br $more))))
+        (call $respond) (call $write (local.get $i)) (call $finish)"
+    );
+    on_a_core(async {
+        let world = World::new();
+        let program = world.program(&component(2, &body)).await;
+        let response = world.ask(&program, world.cell()).await.expect("it answers");
+        let grown = text(response).await.expect("it is whole").len() * STEP;
+        assert_eq!(grown, GUEST_TABLE_ELEMENTS_MAX);
+    });
 }
 
 fn a_long_stream_arrives_whole() {

@@ -66,10 +66,12 @@ fn the_pass_is_taken_off_the_query() {
 fn a_link_leads_to_its_own_host() {
     let paths = ["/", "/a/b", "//evil.example/", "/\\evil.example", "/%0d%0aset-cookie:x"];
     fuzz("share links", &mutated_text(&paths, &["/", "\\", ".", "%0d%0a", "\r\n", "\t", "?", "#", ":", "@"]), |path| {
-        let Some(answer) = enter(&path, "", "pass", 1) else { return Ok(()) };
+        // A request's path has been read by then.
+        let Ok(asked) = path.parse::<http::Uri>() else { return Ok(()) };
+        let Some(answer) = enter(asked.path(), "", "pass", 1) else { return Ok(()) };
         let to = answer.headers()[header::LOCATION].to_str().unwrap_or("/");
-        // Browsers read a backslash as a slash, and pass over tabs.
-        let read = to.replace('\\', "/").replace('\t', "");
+        // Browsers read a backslash as a slash.
+        let read = to.replace('\\', "/");
         prop_assert!(read.starts_with('/') && !read.starts_with("//"), "{to:?}");
         Ok(())
     });
