@@ -152,7 +152,8 @@ fn place(text: &str, span: &Range<usize>) -> (usize, usize, String, usize) {
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
     let line = text[line_start..].lines().next().unwrap_or_default();
     let column = text[line_start..start].chars().count() + 1;
-    let end = text.floor_char_boundary(span.end.clamp(start, line_start + line.len()));
+    // What is meant may be the end of a line itself, which a line that ends in CR LF has behind its last character.
+    let end = text.floor_char_boundary(span.end.min(line_start + line.len()).max(start));
     let width = text.get(start..end).map_or(1, |meant| meant.chars().count().max(1));
     (before.matches('\n').count() + 1, column, line.to_owned(), width)
 }
@@ -244,6 +245,18 @@ mod tests {
             error.to_string().contains("--> firm.toml:1:700"),
             "{}",
             error.to_string().lines().next().unwrap_or("")
+        );
+    }
+
+    #[test]
+    fn a_fault_at_the_end_of_a_line_of_windows_is_shown() {
+        check(
+            "app = \"shop\r\n",
+            &expect![[r#"
+            invalid basic string, expected `"`
+             --> firm.toml:1:12
+            1 | app = "shop
+              |            ^"#]],
         );
     }
 
