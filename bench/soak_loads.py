@@ -27,8 +27,18 @@ PACED_LUA = "delay = function() return math.random(10, 40) end\n"
 WRK_TIMEOUT_SECONDS = 60
 # A release, a rollback, and a look at what answers, each so often; and a component that nobody has seen.
 PUSH_EVERY_SECONDS, COMPONENT_EVERY_SECONDS = 4, 30
-HOSTILE_SECONDS = 12
+# What each kind of attack gets, and how many kinds there are; in a short soak each gets less, so that all come round.
+HOSTILE_SECONDS_MIN, HOSTILE_SECONDS_MAX, HOSTILE_KINDS, ROUNDS_MIN = 3, 12, 12, 4
 ERRORS_SHOWN = 5
+
+
+def hostile_seconds(seconds):
+    return min(max(seconds / (ROUNDS_MIN * HOSTILE_KINDS), HOSTILE_SECONDS_MIN), HOSTILE_SECONDS_MAX)
+
+
+def round_seconds(seconds):
+    """One round of all attacks, in a soak of so many seconds."""
+    return hostile_seconds(seconds) * HOSTILE_KINDS
 
 
 class Tally:
@@ -62,7 +72,8 @@ class Tally:
 
 
 class World:
-    def __init__(self, firm, folder, tally, hostile):
+    def __init__(self, firm, folder, tally, hostile, seconds):
+        self.seconds = seconds
         self.firm, self.folder, self.tally = firm, folder, tally
         self.api, self.with_hostile = Api(firm), hostile
         self.over, self.threads = threading.Event(), []
@@ -223,12 +234,13 @@ class World:
             "a crowd": neighbours.Sockets(at, "/sleep?ms=3000", 2_000, True),
             "kv": neighbours.Requests(at, "/kv?bucket=probe&op=set&key=k&value=" + "v" * 1000, 16),
         }
+        assert len(kinds) == HOSTILE_KINDS, "a round is as long as all of them"
         for name, attack in kinds.items():
             if self.over.is_set():
                 return
             self.hostile_now = name
             attack.start()
-            self.over.wait(HOSTILE_SECONDS)
+            self.over.wait(hostile_seconds(self.seconds))
             attack.stop()
 
     def noise(self):

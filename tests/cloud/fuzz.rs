@@ -187,7 +187,8 @@ fn an_app_behind_garbled_requests_hears_the_truth() {
         for (name, ends) in [("cookie", &[';'][..]), ("authorization", &[' ', '\t', ','][..])] {
             for value in values(name) {
                 let text = value.as_str().unwrap_or_default().to_owned();
-                let ours = |part: &str| ["__Host-firm-pass=", "firm_"].iter().any(|start| part.trim().starts_with(start));
+                let ours =
+                    |part: &str| ["__Host-firm-pass=", "firm_"].iter().any(|start| part.trim().starts_with(start));
                 prop_assert!(!text.split(ends).any(ours), "{text}");
             }
         }
