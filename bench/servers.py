@@ -216,7 +216,10 @@ class Firm(Server):
         begun = time.monotonic()
         super().__init__("firm up", [self.binary, *up], self.data.parent / "up", self.env, self.pinned)
         self.wait_for(self.serves, "serving")
-        return time.monotonic() - begun
+        taken = time.monotonic() - begun
+        # The command line finds it by the context that it registers once it serves.
+        self.wait_for(lambda: self.call("status").returncode == 0, "registering its context")
+        return taken
 
     def serves(self):
         with contextlib.suppress(OSError, http.client.HTTPException):
