@@ -21,8 +21,8 @@ P99_BAR = 2.0
 VISITORS = 16
 PACED_LUA = "delay = function() return math.random(10, 30) end\n"
 SECONDS, ROUNDS = 5, 3
-# What the hostile side needs to be under way.
-HEAD_START_SECONDS = 0.5
+# What the hostile side needs to be under way, and at the most to open its connections.
+HEAD_START_SECONDS, OPENING_SECONDS_MAX = 0.5, 20
 
 # The most that a manifest may ask for, but for the memory: 500 instances of 1 GiB would be the machine's end, not the
 # neighbour's, and whoever shares this machine would pay for it.
@@ -45,6 +45,10 @@ class Attack:
 
     def start(self):
         raise NotImplementedError
+
+    def wait(self):
+        """Until it is under way."""
+        time.sleep(HEAD_START_SECONDS)
 
     def stop(self):
         raise NotImplementedError
@@ -75,9 +79,12 @@ class Sockets(Attack):
         self.path, self.connections, self.reads = path, connections, reads
 
     def start(self):
-        self.over = threading.Event()
+        self.over, self.opened = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
+
+    def wait(self):
+        self.opened.wait(OPENING_SECONDS_MAX)
 
     def stop(self):
         self.over.set()
@@ -100,6 +107,7 @@ class Sockets(Attack):
             held.append(taken)
             if self.reads:
                 selector.register(taken, selectors.EVENT_READ)
+        self.opened.set()
         if refused:
             print(f"  of the attack's {self.connections} connections {refused} were refused", file=sys.stderr, flush=True)
         while not self.over.wait(0.01):
@@ -178,7 +186,7 @@ def measure_all(run, ground, hostile):
                 continue
             attack.start()
             try:
-                time.sleep(HEAD_START_SECONDS)
+                attack.wait()
                 found[name].append(measure_one(ground, good, seconds))
                 print(f"  {name:14} p50 {found[name][-1][0]:8.0f} µs   p99 {found[name][-1][1]:8.0f} µs", file=sys.stderr, flush=True)
             except (Unavailable, subprocess.TimeoutExpired) as error:
