@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import os
+import resource
 import selectors
 import socket
 import subprocess
@@ -23,6 +24,10 @@ PACED_LUA = "delay = function() return math.random(10, 30) end\n"
 SECONDS, ROUNDS = 5, 3
 # What the hostile side needs to be under way, and at the most to open its connections.
 HEAD_START_SECONDS, OPENING_SECONDS_MAX = 0.5, 20
+
+# A box takes half of its descriptors for connections, and at that bound it accepts nobody: with fewer descriptors than a
+# service manager gives, the crowd must leave room, or it is that bound which is measured.
+CROWD = min(10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] // 2 - 500)
 
 # The most that a manifest may ask for, but for the memory: 500 instances of 1 GiB would be the machine's end, not the
 # neighbour's, and whoever shares this machine would pay for it.
@@ -152,7 +157,7 @@ def attacks(target):
     return {
         "loop": ("endless loops, 64 at once", Requests(target, "/loop", 64)),
         "bomb": ("memory bombs, 16 at once", Requests(target, "/bomb", 16)),
-        "crowd": ("10,000 concurrent requests", Sockets(target, "/sleep?ms=60000", 10_000, True)),
+        "crowd": (f"{CROWD:,} concurrent requests", Sockets(target, "/sleep?ms=60000", CROWD, True)),
         "log": ("log floods, 16 at once", Requests(target, "/log?n=100000&line=" + "x" * 100, 16)),
         "tables": ("tables of host handles grown without end, 16 at once", Requests(target, "/hoard?what=fields", 16)),
         "recurse": ("deep recursion, 64 at once", Requests(target, "/recurse", 64)),

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import platform
+import resource
 import shutil
 import signal
 import socket
@@ -27,6 +28,8 @@ LOAD_CORE = 1
 # What a server may take to its first answer: a JavaScript component is mapped, not compiled, by then.
 START_SECONDS_MAX = 30
 STOP_SECONDS_MAX = 5
+# Descriptors of a server. A box takes half of its descriptors for connections, and the largest case has 10,000 of them.
+DESCRIPTORS = 65_536
 # What follows a start or an attack: the sweep of what 10,000 apps hold, requests that still run into their limits.
 SETTLE_SECONDS_MAX = 60
 # wasmtime compiles 13 MB of JavaScript engine in 10 s, and this machine may be busy.
@@ -186,6 +189,9 @@ def pin_and_die_with_parent():
 
 
 def die_with_parent():
+    # What a service manager would give it: 10,000 connections need room. Raising it is for root alone.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
     # PR_SET_PDEATHSIG, for a `kill -9` of this program: nothing else could stop its servers then.
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
