@@ -254,9 +254,9 @@ mod tests {
             "app = \"shop\r\n",
             &expect![[r#"
             invalid basic string, expected `"`
-             --> firm.toml:1:12
+             --> firm.toml:1:13
             1 | app = "shop
-              |            ^"#]],
+              |             ^"#]],
         );
     }
 
