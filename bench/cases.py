@@ -48,6 +48,11 @@ class Scenario:
         return self.measure(run, ground, self)
 
 
+def reusing(manifest):
+    """A manifest whose component's instances serve one request after another."""
+    return manifest.replace("[components.app]\n", "[components.app]\nreuse = true\n")
+
+
 class Ground:
     """What the cases stand on: our node, and the folders that theirs run in."""
 
@@ -85,7 +90,7 @@ class Ground:
         if not self.firm.knows("reuse"):
             raise Unavailable("not there: this build's manifest has no `reuse`")
         component, manifest = self.guest(app), BENCH / "guests" / app / "firm.toml"
-        self.firm.push_built(component, manifest, f"{app}-reused", lambda text: text.replace("[components.app]\n", "[components.app]\nreuse = true\n"))
+        self.firm.push_built(component, manifest, f"{app}-reused", reusing)
         return f"{app}-reused"
 
     def probe(self, app, change, tenant):
@@ -141,6 +146,9 @@ def all_cases(ground):
             Peer("wasmtime serve", wasmtime("hello", p2), 0.30),
             Peer("wasmtime serve, our pool options", wasmtime("hello", p2 + servers.WASMTIME_POOL)),
             Peer("workerd", workerd("hello", "hello.js"), 0.65, "JavaScript in a shared isolate"),
+        ]),
+        reused("rust-02-reused", "Rust component 0.2, reused instance", "hello", [
+            Peer("workerd", workerd("hello", "hello.js"), None, "JavaScript in a shared isolate"),
         ]),
         component("rust-03", "Rust component 0.3, fresh instance", "hello3", [
             Peer("wasmtime serve, fresh", wasmtime("hello3", p3, "--max-instance-reuse-count=1"), None, "fresh on both sides"),

@@ -15,6 +15,7 @@ import kv
 import measure
 import neighbours
 from api import Api
+from cases import reusing
 from push import unseen
 from servers import BENCH, ROOT, Unavailable
 
@@ -95,6 +96,7 @@ class World:
         self.component = self.firm.push_guest(BENCH / "guests/hello", "hello")
         self.firm.push_guest(BENCH / "guests/hello3", "hello3")
         self.firm.push_guest(BENCH / "guests/kv", "kv")
+        self.firm.push_built(self.component, BENCH / "guests/hello/firm.toml", "reused", reusing)
         kv.put_one(self.firm.target("kv"), "hello")
         self.push_site(0)
         for _, target, _ in self.visits():
@@ -118,6 +120,7 @@ class World:
             ("static over TLS", target("files", "/hello.txt", tls=True), ""),
             ("0.2", target("hello"), ""),
             ("0.2 over TLS", target("hello", tls=True), ""),
+            ("0.2 reused", target("reused"), ""),
             ("0.3", target("hello3"), ""),
             ("kv get", target("kv", "/get"), ""),
             ("kv put", target("kv", "/get"), kv.PUT_LUA),
