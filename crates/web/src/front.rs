@@ -132,7 +132,8 @@ async fn route(core: &Rc<Core>, peer: &Peer, request: Request<Unread<'_>>, id: &
         return to_tls(core, &host, &request, id);
     }
     if is_api(core, peer, &host) {
-        return manage::serve(core, request, id).await;
+        // In a place of its own, as a component's answer is: what a file's answer doesn't need isn't moved along with it.
+        return Box::pin(manage::serve(core, request, id)).await;
     }
     if *request.method() == Method::CONNECT {
         // A 2xx to it would turn the connection into a tunnel, with nothing at its other end.
@@ -229,7 +230,7 @@ async fn route_answer(
                 return unreadable(site, "a component is missing", id);
             };
             forwarded(peer, authority, &mut request, id);
-            code::answer(core, site, code, *component, request, id).await
+            Box::pin(code::answer(core, site, code, *component, request, id)).await
         }
     }
 }
