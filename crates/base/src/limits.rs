@@ -305,6 +305,8 @@ pub const STATIC_CACHED_FILE_BYTES_MAX: usize = 256 * KIB;
 /// much: 200 MiB a core. Without that bound 1,024 of the largest would take 12 GiB.
 pub const INDEXES_CACHED_PER_CORE_MAX: usize = 1_024;
 pub const INDEX_BYTES_CACHED_PER_CORE_MAX: usize = 64 * MIB;
+/// Indexes that one core reads at once: 2 × 16 MiB as JSON and parsed. Others wait their turn, and mostly find theirs.
+pub const INDEXES_READ_AT_ONCE_PER_CORE: usize = 2;
 /// Clients that the throttles of a box remember at once, 100 bytes each; the one that was seen the longest time ago
 /// makes room. Throttles that count everybody together aren't among them.
 pub const THROTTLE_KEYS_MAX: usize = 65_536;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use api::{Chunk, Encoding};
 use base::limits::{
-    INDEX_BYTES_CACHED_PER_CORE_MAX, INDEXES_CACHED_PER_CORE_MAX, STATIC_CACHE_BYTES_PER_CORE,
-    STATIC_CACHED_FILE_BYTES_MAX,
+    INDEX_BYTES_CACHED_PER_CORE_MAX, INDEXES_CACHED_PER_CORE_MAX, INDEXES_READ_AT_ONCE_PER_CORE,
+    STATIC_CACHE_BYTES_PER_CORE, STATIC_CACHED_FILE_BYTES_MAX,
 };
 use base::{Digest, Name, TenantId};
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use hashlink::LruCache;
 use http::HeaderValue;
 use persist::Chunks;
 use persist::chunks::GetError;
+use tokio::sync::Semaphore;
 
 use crate::files;
 
@@ -26,7 +27,7 @@ pub(crate) struct Assets {
 }
 
 /// The files of a static folder, by their path below it.
-pub(crate) type Files = HashMap<Box<str>, Rc<Prepared>>;
+pub(crate) type Files = HashMap<Box<str>, Prepared>;
 
 /// A file, with what its answers say of it.
 pub(crate) struct Prepared {
@@ -67,7 +68,7 @@ impl Assets {
             let named = files::content_type(&path);
             let fallback = HeaderValue::from_static("application/octet-stream");
             let named = types.entry(named).or_insert_with_key(|named| HeaderValue::try_from(named).unwrap_or(fallback));
-            (path.into_boxed_str(), Rc::new(Prepared::of(file, named.clone())))
+            (path.into_boxed_str(), Prepared::of(file, named.clone()))
         };
         let mut folder = |files: BTreeMap<String, api::File>| -> Files {
             files.into_iter().map(|(path, file)| prepared(path, file)).collect()
@@ -94,6 +95,8 @@ pub(crate) enum AssetsError {
 pub(crate) struct Cache {
     indexes: RefCell<Bounded<Rc<Assets>>>,
     files: RefCell<Bounded<Bytes>>,
+    /// To read an index.
+    turns: Semaphore,
 }
 
 /// What was used last, of so many bytes together.
@@ -109,6 +112,7 @@ impl Cache {
         Self {
             indexes: RefCell::new(Bounded::new(INDEX_BYTES_CACHED_PER_CORE_MAX)),
             files: RefCell::new(Bounded::new(STATIC_CACHE_BYTES_PER_CORE)),
+            turns: Semaphore::new(INDEXES_READ_AT_ONCE_PER_CORE),
         }
     }
 
@@ -122,11 +126,22 @@ impl Cache {
         if let Some(assets) = self.indexes.borrow_mut().get(&(tenant, content)) {
             return Ok(assets);
         }
-        let bytes = read(chunks, tenant, content).await?;
-        let index: api::Index = serde_json::from_slice(&bytes).map_err(AssetsError::Index)?;
-        let assets = Rc::new(Assets::of(index));
+        // Who asks for the same meanwhile finds it afterwards; many at once would each hold a copy.
+        let _turn = self.turns.acquire().await.map_err(|_| AssetsError::Gone)?;
+        if let Some(assets) = self.indexes.borrow_mut().get(&(tenant, content)) {
+            return Ok(assets);
+        }
+        // Up to 4 MiB of JSON: away from the core, where others would wait for it.
+        let chunks = chunks.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let bytes = chunks.get(tenant, content).map_err(AssetsError::Chunk)?;
+            let index: api::Index = serde_json::from_slice(&bytes).map_err(AssetsError::Index)?;
+            Ok((Assets::of(index), bytes.len()))
+        });
+        let (assets, bytes) = read.await.map_err(|_| AssetsError::Gone)??;
+        let assets = Rc::new(assets);
         let mut indexes = self.indexes.borrow_mut();
-        indexes.hold((tenant, content), Rc::clone(&assets), bytes.len());
+        indexes.hold((tenant, content), Rc::clone(&assets), bytes);
         if indexes.held.len() > INDEXES_CACHED_PER_CORE_MAX {
             indexes.drop_oldest();
         }
