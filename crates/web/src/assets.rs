@@ -136,7 +136,7 @@ impl Cache {
         let read = tokio::task::spawn_blocking(move || {
             let bytes = chunks.get(tenant, content).map_err(AssetsError::Chunk)?;
             let index: api::Index = serde_json::from_slice(&bytes).map_err(AssetsError::Index)?;
-            Ok((Assets::of(index), bytes.len()))
+            Ok::<_, AssetsError>((Assets::of(index), bytes.len()))
         });
         let (assets, bytes) = read.await.map_err(|_| AssetsError::Gone)??;
         let assets = Rc::new(assets);
