@@ -214,4 +214,33 @@ mod tests {
         assert!(files.bytes <= STATIC_CACHE_BYTES_PER_CORE);
         assert_eq!(files.bytes, files.held.len() * STATIC_CACHED_FILE_BYTES_MAX);
     }
+
+    #[test]
+    fn an_index_of_before_there_were_encodings_reads_as_it_did() {
+        let digest = Digest::of(b"x");
+        let text = format!(
+            r#"{{"statics":{{"site":{{"a.css":{{"digest":"{digest}","size":1,"chunks":[{{"digest":"{digest}","size":1}}]}}}}}},"components":{{}}}}"#
+        );
+        let index: api::Index = serde_json::from_str(&text).expect("the first build wrote it so");
+        // What it is called doesn't change either: a release's content is the digest of these bytes.
+        assert_eq!(serde_json::to_string(&index).expect("it is plain data"), text);
+        let assets = Assets::of(index);
+        let file = &assets.statics[&"site".parse::<Name>().expect("a name")]["a.css"];
+        assert_eq!((file.plain.size, file.plain.chunks.len(), file.encoded.len()), (1, 1, 0));
+        assert_eq!(file.content_type, "text/css; charset=utf-8");
+        assert_eq!(file.plain.etag, format!("\"{}\"", &digest.hex()[..32]));
+    }
+
+    #[test]
+    fn encodings_stand_smallest_first() {
+        let of = |text: &str, size| api::Encoded { digest: Digest::of(text.as_bytes()), size, chunks: Vec::new() };
+        let encodings =
+            BTreeMap::from([(Encoding::Br, of("b", 7)), (Encoding::Zstd, of("z", 5)), (Encoding::Gzip, of("g", 9))]);
+        let file = api::File { digest: Digest::of(b"x"), size: 10, chunks: Vec::new(), encodings };
+        let prepared = Prepared::of(file, HeaderValue::from_static("text/plain"));
+        let order: Vec<_> = prepared.encoded.iter().map(|(encoding, encoded)| (*encoding, encoded.size)).collect();
+        assert_eq!(order, [(Encoding::Zstd, 5), (Encoding::Br, 7), (Encoding::Gzip, 9)]);
+        // An encoding of one chunk doesn't name it twice.
+        assert_eq!(prepared.encoded[0].1.chunks[..], [Chunk { digest: Digest::of(b"z"), size: 5 }]);
+    }
 }
