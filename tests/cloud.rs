@@ -21,6 +21,8 @@ mod harness;
 mod isolation;
 #[path = "cloud/road.rs"]
 mod road;
+#[path = "cloud/sites.rs"]
+mod sites;
 #[path = "cloud/stages.rs"]
 mod stages;
 #[path = "cloud/visitors.rs"]

@@ -118,6 +118,7 @@ const CHUNK: &[u8] = b"a chunk of nobody's";
 fn body(operation: Operation) -> Value {
     match operation {
         Operation::TenantCreate => json!({ "tenant": "intruder" }),
+        Operation::TenantChange => json!({ "limit": { "rate": "1000/s" } }),
         Operation::TokenCreate => json!({ "label": "intruder", "grant": "own" }),
         Operation::OperatorTokenCreate => json!({ "label": "intruder", "grant": "operate" }),
         Operation::ChunksMissing => json!({ "chunks": [] }),

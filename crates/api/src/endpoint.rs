@@ -5,8 +5,8 @@ use state::Grant;
 
 use crate::types::{
     AppView, ChunksAsked, ChunksMissing, Deployed, DomainAdd, DomainView, Done, Env, EnvChange, EnvChanged, Health,
-    LogLine, Promote, Push, ReleaseView, Rollback, SecretSet, Secrets, Share, Shared, StageView, Status, TenantCreate,
-    TenantView, TokenCreate, TokenCreated, TokenView, Whoami,
+    LogLine, Promote, Push, ReleaseView, Rollback, SecretSet, Secrets, Share, Shared, StageView, Status, TenantChange,
+    TenantCreate, TenantView, TokenCreate, TokenCreated, TokenView, Whoami,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,6 +52,7 @@ pub enum Operation {
     WhoamiRead,
     TenantList,
     TenantCreate,
+    TenantChange,
     TenantDelete,
     OperatorTokenList,
     OperatorTokenCreate,
@@ -228,6 +229,15 @@ pub const ENDPOINTS: &[Endpoint] = &[
     row(Operation::TenantCreate, Post, "/v1/tenants", Operator, "Add a tenant.")
         .takes(Body::Json(of::<TenantCreate>))
         .creates(Body::Json(of::<TenantView>)),
+    row(
+        Operation::TenantChange,
+        Patch,
+        "/v1/tenants/{tenant}",
+        Operator,
+        "Set the ceiling of a tenant's requests, or take it away.",
+    )
+    .takes(Body::Json(of::<TenantChange>))
+    .gives(Body::Json(of::<TenantView>)),
     row(Operation::TenantDelete, Delete, "/v1/tenants/{tenant}", Operator, "Delete a tenant and everything of it."),
     row(Operation::OperatorTokenList, Get, "/v1/tokens", Operator, "The operators' tokens.")
         .gives(Body::Json(of::<Vec<TokenView>>)),
@@ -433,7 +443,7 @@ mod tests {
         assert!(
             matches!(find("HEAD", "/v1/tenants"), Found::Endpoint(row, _) if row.operation == Operation::TenantList)
         );
-        assert!(matches!(find("HEAD", "/v1/tenants/acme"), Found::Methods(methods) if methods == [Delete]));
+        assert!(matches!(find("HEAD", "/v1/tenants/acme"), Found::Methods(methods) if methods == [Patch, Delete]));
         let missing = "/v1/tenants/acme/chunks/missing";
         assert!(matches!(find("PUT", missing), Found::Methods(methods) if methods == [Post]));
         for nothing in ["/", "/v1", "/v1/tenants/", "/v1/tenants//apps", "/v1/tenants/acme/apps/shop/"] {

@@ -7,7 +7,7 @@ use base::{Digest, Domain, Name, ReleaseNo, Timestamp, TokenId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use state::manifest::Fault;
-use state::{Change, Grant, Manifest, Origin};
+use state::{Ceiling, Change, Grant, Manifest, Origin};
 
 /// The answer to every request that didn't do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -67,6 +67,19 @@ pub struct TenantView {
     pub tenant: Name,
     pub created: Timestamp,
     pub apps: u64,
+    /// What all its apps together may be asked, whatever their manifests say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Ceiling>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("required" = ["limit"]))]
+pub struct TenantChange {
+    /// The ceiling of all its apps and stages together; null takes it away. It has to be there, so that an empty
+    /// object takes nothing away.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub limit: Option<Ceiling>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -135,6 +148,54 @@ pub struct File {
     /// Bytes of the whole file.
     pub size: u64,
     pub chunks: Vec<Chunk>,
+    /// The same file encoded, for visitors that take it so. Each is smaller than the file.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub encodings: BTreeMap<Encoding, Encoded>,
+}
+
+/// A content coding (RFC 9110, 8.4.1; RFC 7932; RFC 9659).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    Br,
+    Zstd,
+    Gzip,
+}
+
+impl Encoding {
+    pub const ALL: [Self; 3] = [Self::Br, Self::Zstd, Self::Gzip];
+
+    /// As `Content-Encoding` names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Br => "br",
+            Self::Zstd => "zstd",
+            Self::Gzip => "gzip",
+        }
+    }
+}
+
+/// A file in one encoding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Encoded {
+    /// BLAKE3 of the encoded bytes.
+    pub digest: Digest,
+    /// How many there are.
+    pub size: u64,
+    /// Their chunks, in order; none where they are one chunk, as they mostly are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chunks: Vec<Chunk>,
+}
+
+impl Encoded {
+    /// The chunks, with the one that needn't be written.
+    pub fn pieces(&self) -> Vec<Chunk> {
+        match &*self.chunks {
+            [] => vec![Chunk { digest: self.digest, size: self.size }],
+            chunks => chunks.to_vec(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -160,6 +221,12 @@ impl Index {
     /// Every file of it.
     pub fn files(&self) -> impl Iterator<Item = &File> {
         self.statics.values().flat_map(BTreeMap::values).chain(self.components.values())
+    }
+
+    /// Every chunk that it names.
+    pub fn chunks(&self) -> impl Iterator<Item = Chunk> {
+        self.files()
+            .flat_map(|file| file.chunks.iter().cloned().chain(file.encodings.values().flat_map(Encoded::pieces)))
     }
 }
 
@@ -187,6 +254,9 @@ pub struct Deployed {
     pub release: ReleaseNo,
     /// Does everybody see it, or only members and holders of a share link?
     pub public: bool,
+    /// Did the stage run the very same already, so that no release was made?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unchanged: bool,
     /// What is likely not meant, such as a bound secret that isn't set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

@@ -40,6 +40,22 @@ pub const ENV_VALUE_BYTES_MAX: usize = 32 * KIB;
 /// Bytes of all variables of a stage, names included, and of all its secrets. Each of an app's 100 releases keeps a
 /// copy of the variables in memory: 25 MiB an app at the very worst.
 pub const ENV_BYTES_MAX: usize = 256 * KIB;
+/// Redirects of an app: a moved site's few hundred addresses; one that needs more moves by pattern. Each request looks
+/// at all of them, 256 × a few ns.
+pub const REDIRECTS_MAX: usize = 256;
+/// Redirects that may follow one another within an app. Browsers give up after 20; eight are a mistake already.
+pub const REDIRECT_HOPS_MAX: usize = 8;
+/// Rules for header fields of an app. Each is matched against the path of each request: 64 × 10 ns for a usual path,
+/// 64 × 8 µs for one of 8 KiB.
+pub const HEADER_RULES_MAX: usize = 64;
+/// Bytes of all fields that these rules name: what every answer's head may grow by at the most. nginx takes heads of
+/// 4 to 8 KiB from an upstream, browsers 256 KiB.
+pub const HEADER_RULE_BYTES_MAX: usize = 16 * KIB;
+/// Patterns of one list (`immutable`).
+pub const PATTERNS_MAX: usize = 32;
+/// Bytes of one pattern, and `*` in it.
+pub const PATTERN_BYTES_MAX: usize = 1024;
+pub const PATTERN_STARS_MAX: usize = 4;
 /// Stages of an app, `live` included.
 pub const STAGES_PER_APP_MAX: usize = 32;
 /// Releases that an app remembers. The oldest that no stage runs is forgotten first.
@@ -66,10 +82,20 @@ pub const CHUNK_BYTES_MIN: usize = 256 * KIB;
 pub const FILE_BYTES_MAX: u64 = GIB;
 /// Bytes of all files of a release.
 pub const RELEASE_BYTES_MAX: u64 = 4 * GIB;
-/// Files of a release: their index is one chunk of JSON, about 200 bytes a file: 20,000 × 200 B = 4 MB.
+/// Files of a release: their index is one chunk of JSON, about 200 bytes a file: 20,000 × 200 B = 4 MB. An encoding of
+/// a file takes about 100 more; where that is too much, `firm push` leaves encodings out.
 pub const RELEASE_FILES_MAX: usize = 20_000;
 /// Bytes of a path within a release.
 pub const ASSET_PATH_BYTES_MAX: usize = 1024;
+/// Files worth an encoding of their own: below a KiB the answer's head is most of it, and above 8 MiB nothing is text
+/// that people wait for. Each thread that encodes holds one file, one result and zstd's tables, 120 MiB at the most; it
+/// is the developer's machine.
+pub const ENCODED_FILE_BYTES_MIN: u64 = 1 << 10;
+pub const ENCODED_FILE_BYTES_MAX: u64 = 8 << 20;
+/// An encoding saves so many hundredths, or isn't worth its place.
+pub const ENCODING_SAVES_PERCENT_MIN: u64 = 10;
+/// Threads that encode at once during a push.
+pub const ENCODERS_AT_ONCE_MAX: usize = 8;
 /// Bytes of a component. A JavaScript component is 13 MB, a Python one 18 MB.
 pub const COMPONENT_BYTES_MAX: u64 = 64 << 20;
 /// Wall time of one compilation. 18 MB of Python took 10 s on two cores.
@@ -275,9 +301,14 @@ pub const CERTIFICATES_CACHED_MAX: usize = 4_096;
 pub const STATIC_CACHE_BYTES_PER_CORE: usize = 64 * MIB;
 /// The largest file that this cache takes.
 pub const STATIC_CACHED_FILE_BYTES_MAX: usize = 256 * KIB;
-/// Release indexes that one core keeps parsed.
+/// Release indexes that one core keeps parsed, and bytes of their JSON together; parsed they take about three times as
+/// much: 200 MiB a core. Without that bound 1,024 of the largest would take 12 GiB.
 pub const INDEXES_CACHED_PER_CORE_MAX: usize = 1_024;
-/// Client keys that one throttle remembers at once; the oldest idle key makes room.
+pub const INDEX_BYTES_CACHED_PER_CORE_MAX: usize = 64 * MIB;
+/// Indexes that one core reads at once: 2 × 16 MiB as JSON and parsed. Others wait their turn, and mostly find theirs.
+pub const INDEXES_READ_AT_ONCE_PER_CORE: usize = 2;
+/// Clients that the throttles of a box remember at once, 100 bytes each; the one that was seen the longest time ago
+/// makes room. Throttles that count everybody together aren't among them.
 pub const THROTTLE_KEYS_MAX: usize = 65_536;
 
 // ---- the management API ----

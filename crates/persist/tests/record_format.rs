@@ -14,7 +14,7 @@ use expect_test::{expect, expect_file};
 use persist::Keeper;
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
-use state::{Actor, Certificate, Command, Entry, Grant, Sealed};
+use state::{Actor, Ceiling, Certificate, Command, Entry, Grant, Sealed};
 
 const TENANT: TenantId = TenantId(1);
 
@@ -25,8 +25,8 @@ fn name(text: &str) -> Name {
 /// One of each command, so that each is in the fixture.
 fn commands() -> Vec<Command> {
     let (tenant, app, live, redesign) = (TENANT, name("shop"), name("live"), name("redesign"));
-    let manifest = include_str!("../../state/src/manifest/full.toml");
-    let manifest = Box::new(state::manifest::parse(manifest, "full.toml").expect("the state's own example"));
+    let manifest = include_str!("fixtures/manifest-v1.toml");
+    let manifest = Box::new(state::manifest::parse(manifest, "firm.toml").expect("the first build took it"));
     let token = |id, tenant, grant| Command::TokenCreate {
         id: TokenId(id),
         tenant,
@@ -97,6 +97,10 @@ fn commands() -> Vec<Command> {
         push(&live, b"four", None),
         Command::AppDelete { tenant: TENANT, app: name("nothing") },
         Command::TenantDelete { tenant: TenantId(4) },
+        Command::TenantLimit {
+            tenant,
+            ceiling: Some(Ceiling { rate: "500/s".parse().expect("a rate"), burst: Some(1_000) }),
+        },
     ]
 }
 
@@ -174,7 +178,7 @@ fn this_build_reads_format_1() {
         writeln!(said, "domain {domain} {} {} {certificate} a certificate", claim.tenant, claim.app).expect("a String");
     }
     for tenant in record.tenants() {
-        writeln!(said, "tenant {} {}", tenant.id, tenant.name).expect("a String");
+        writeln!(said, "tenant {} {} {:?}", tenant.id, tenant.name, tenant.ceiling).expect("a String");
         for app in tenant.apps.values() {
             writeln!(said, "  app {} {}", app.id, app.name).expect("a String");
             for release in app.releases.values() {
@@ -197,7 +201,7 @@ fn this_build_reads_format_1() {
         index 24
         token 0000000000000001 None Operate laptop
         domain shop.example 1 shop with a certificate
-        tenant 1 acme
+        tenant 1 acme None
           app 2 shop
             r1 live Push d33fb48ab5ad {} Some("git 1234567")
             r2 live Env(ReleaseNo(1)) d33fb48ab5ad {"GREETING": "G'day"} Some("git 1234567")
@@ -208,6 +212,6 @@ fn this_build_reads_format_1() {
               env {}, secrets [], history ["r5 Push"]
             live runs Some(ReleaseNo(6)) on database 3
               env {}, secrets ["API_KEY"], history ["r1 Push", "r2 Env", "r4 Promote", "r2 Rollback", "r1 Rollback", "r6 Push"]
-        tenant 16 other
+        tenant 16 other None
     "#]].assert_eq(&said);
 }

@@ -13,7 +13,7 @@ use base::{AppId, DatabaseId, Digest, Domain, Name, ReleaseNo, TenantId, TokenId
 use crate::command::{Applied, Command, Entry, Event};
 use crate::manifest::variable_name;
 use crate::record::{App, Change, DomainClaim, How, LIVE, Origin, Record, Release, Sealed, Stage, Tenant, Token};
-use crate::{Certificate, Grant, Manifest};
+use crate::{Ceiling, Certificate, Grant, Manifest};
 
 /// Why the record didn't take a command. The record is as it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +22,8 @@ pub enum Refusal {
     NoTenant(TenantId),
     #[error("there is a tenant {0} already")]
     TenantExists(Name),
+    #[error("a burst of 0 lets nothing through: write 1 or more, or leave it out")]
+    NoBurst,
     #[error("there is no app {0}")]
     NoApp(Name),
     #[error("app {app} has no stage {stage}")]
@@ -73,6 +75,7 @@ impl Record {
         match &entry.command {
             Command::TenantCreate { name, key } => self.tenant_create(entry, name, key),
             Command::TenantDelete { tenant } => self.tenant_delete(*tenant),
+            Command::TenantLimit { tenant, ceiling } => self.tenant_limit(*tenant, ceiling.as_ref()),
             Command::TokenCreate { .. } => self.token_create(entry),
             Command::TokenRevoke { tenant, id } => self.token_revoke(*tenant, *id),
             Command::ReleaseCreate { tenant, app, stage, content, manifest, source } => {
@@ -104,7 +107,14 @@ impl Record {
         }
         room("tenants", self.tenants.len(), TENANTS_MAX)?;
         let id = TenantId(self.take_id());
-        let tenant = Tenant { id, name: name.clone(), created: entry.at, key: key.clone(), apps: BTreeMap::new() };
+        let tenant = Tenant {
+            id,
+            name: name.clone(),
+            created: entry.at,
+            key: key.clone(),
+            apps: BTreeMap::new(),
+            ceiling: None,
+        };
         self.tenants.insert(id, Arc::new(tenant));
         Ok(Applied { tenant: Some(id), ..Applied::default() })
     }
@@ -121,6 +131,19 @@ impl Record {
             );
         }
         events.extend([Event::DomainsChanged, Event::TenantDropped { tenant: id }]);
+        Ok(Applied { events, ..Applied::default() })
+    }
+
+    fn tenant_limit(&mut self, id: TenantId, ceiling: Option<&Ceiling>) -> Outcome {
+        let tenant = self.tenants.get_mut(&id).ok_or(Refusal::NoTenant(id))?;
+        if ceiling.is_some_and(|ceiling| ceiling.burst == Some(0)) {
+            return Err(Refusal::NoBurst);
+        }
+        if tenant.ceiling.as_ref() == ceiling {
+            return Ok(Applied::default());
+        }
+        Arc::make_mut(tenant).ceiling = ceiling.cloned();
+        let events = tenant.apps.keys().map(|app| changed(id, app)).collect();
         Ok(Applied { events, ..Applied::default() })
     }
 
@@ -170,10 +193,32 @@ impl Record {
         if let Some(fault) = manifest.faults().first() {
             return Err(Refusal::Manifest(fault.to_string()));
         }
+        if let Some(running) = self.runs_already(tenant, app, stage, content, manifest, source) {
+            return Ok(Applied { release: Some(running), ..Applied::default() });
+        }
         let app = self.app_or_new(entry, tenant, app, stage)?;
         let env = app.stages[stage].env.clone();
         let made = Made { origin: Origin::Push, how: How::Push, content, manifest, env, source };
         Ok(release(entry, tenant, app, stage, made))
+    }
+
+    /// The release that `stage` runs, when a push of this would make its like.
+    fn runs_already(
+        &self,
+        tenant: TenantId,
+        app: &Name,
+        stage: &Name,
+        content: Digest,
+        manifest: &Manifest,
+        source: Option<&str>,
+    ) -> Option<ReleaseNo> {
+        let app = self.app(tenant, app.as_str())?;
+        let (running, stage) = (app.running(stage.as_str())?, app.stage(stage.as_str())?);
+        let same = running.content == content
+            && running.env == stage.env
+            && running.source == source.map(cut)
+            && running.manifest == *manifest;
+        same.then_some(running.no)
     }
 
     fn stage_promote(

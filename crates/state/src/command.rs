@@ -6,7 +6,7 @@ use base::{AppId, DatabaseId, Digest, Domain, Name, ReleaseNo, TenantId, Timesta
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Certificate, Grant, Manifest, Sealed};
+use crate::{Ceiling, Certificate, Grant, Manifest, Sealed};
 
 /// A command, when it was proposed and by whom: one line of the record's log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +46,11 @@ pub enum Command {
     TenantDelete {
         tenant: TenantId,
     },
+    /// Sets the tenant's ceiling or, with none, takes it away.
+    TenantLimit {
+        tenant: TenantId,
+        ceiling: Option<Ceiling>,
+    },
     TokenCreate {
         id: TokenId,
         tenant: Option<TenantId>,
@@ -58,7 +63,8 @@ pub enum Command {
         tenant: Option<TenantId>,
         id: TokenId,
     },
-    /// Makes the app and the stage where they are missing, and runs the new release there.
+    /// Makes the app and the stage where they are missing, and runs the new release there. A stage that runs the same
+    /// already stays as it is.
     ReleaseCreate {
         tenant: TenantId,
         app: Name,

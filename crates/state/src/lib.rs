@@ -15,7 +15,8 @@ pub use apply::Refusal;
 pub use command::{Actor, Applied, Command, Entry, Event};
 pub use manifest::Manifest;
 pub use record::{
-    App, Certificate, Change, DomainClaim, FORMAT, Grant, How, Origin, Record, Release, Sealed, Stage, Tenant, Token,
+    App, Ceiling, Certificate, Change, DomainClaim, FORMAT, Grant, How, Origin, Record, Release, Sealed, Stage, Tenant,
+    Token,
 };
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod check;
 mod locate;
+mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use check::Fault;
 pub(crate) use check::variable_name;
 pub use locate::{ManifestError, parse};
+pub use rules::{HeaderRule, Pattern, Redirect};
 
 /// What an app is: its code, files, routes, and what it may reach.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -33,6 +35,12 @@ pub struct Manifest {
     /// Which path goes where. The longest matching prefix wins.
     #[serde(default, rename = "route", skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
+    /// Which paths are sent elsewhere, before any route. The first that matches wins.
+    #[serde(default, rename = "redirect", skip_serializing_if = "Vec::is_empty")]
+    pub redirects: Vec<Redirect>,
+    /// Header fields of the answers to some paths. All that match are applied, in order.
+    #[serde(default, rename = "header", skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<HeaderRule>,
     /// Capabilities of the cloud that the app may use.
     #[serde(default, skip_serializing_if = "Bindings::is_empty")]
     pub bindings: Bindings,
@@ -105,6 +113,9 @@ pub struct StaticFolder {
     /// The `Cache-Control` of these files. `public, max-age=0, must-revalidate` unless told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<String>,
+    /// Files that never change under their name, such as `assets/**`: browsers keep them for a year without asking.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub immutable: Vec<Pattern>,
 }
 
 fn yes() -> bool {
@@ -118,7 +129,7 @@ fn is_true(value: &bool) -> bool {
 
 impl Default for StaticFolder {
     fn default() -> Self {
-        Self { dir: here(), clean_urls: true, spa: false, not_found: None, cache: None }
+        Self { dir: here(), clean_urls: true, spa: false, not_found: None, cache: None, immutable: Vec::new() }
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use base::{AppId, DatabaseId, Digest, Domain, Name, ReleaseNo, TenantId, Timestamp, TokenId};
+use base::{AppId, DatabaseId, Digest, Domain, Name, Rate, ReleaseNo, TenantId, Timestamp, TokenId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +40,21 @@ pub struct Tenant {
     /// The tenant's own key, sealed under the box's: what seals its secrets and signs its share links.
     pub key: Sealed,
     pub apps: BTreeMap<Name, Arc<App>>,
+    /// What all its apps together may be asked, whatever their manifests say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ceiling: Option<Ceiling>,
+}
+
+/// Requests of all of a tenant's apps and stages together. Set by operators alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Ceiling {
+    /// The sustained rate.
+    pub rate: Rate,
+    /// Requests that may come at once after a quiet time. The rate's count, unless told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub burst: Option<u32>,
 }
 
 /// Bytes that were encrypted before they came here. In hexadecimal when stored.

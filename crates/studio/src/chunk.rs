@@ -3,6 +3,7 @@
 //! Cuts depend on the bytes around them alone (`FastCDC`, Xia et al. 2016 and 2020), so that a changed line costs
 //! the chunk it lies in and not all that follow. Memory is one chunk, whatever the file's size.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -55,7 +56,7 @@ pub(crate) fn cut(path: &Path, size: u64, each: &mut dyn FnMut(u64)) -> Result<a
     if read != size || stamp(&file)? != before {
         return Err(ChunkError::Changed);
     }
-    Ok(api::File { digest: whole.finalize().into(), size, chunks })
+    Ok(api::File { digest: whole.finalize().into(), size, chunks, encodings: BTreeMap::new() })
 }
 
 fn stamp(file: &File) -> io::Result<(u64, SystemTime)> {

@@ -10,6 +10,7 @@
 pub mod assets;
 pub mod build;
 mod chunk;
+mod encode;
 pub mod project;
 pub mod push;
 pub mod templates;

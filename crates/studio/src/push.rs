@@ -4,16 +4,16 @@
 //! Until the last request nothing has changed in the cloud, wherever a push ends before it: chunks that no
 //! release names are swept. Every limit is checked before the first byte goes up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use api::{ChunksAsked, ChunksMissing, Client, ClientError, Deployed, Done, Index, Push};
+use api::{ChunksAsked, ChunksMissing, Client, ClientError, Deployed, Done, Encoding, Index, Push};
 use base::limits::{
     CHUNK_BYTES_MAX, CLIENT_ANSWER_TIME_MAX, COMPONENT_BYTES_MAX, LABEL_TEXT_BYTES_MAX, MISSING_DIGESTS_MAX,
-    PUSH_ANSWER_TIME_MAX, UPLOADS_AT_ONCE,
+    PUSH_ANSWER_TIME_MAX, RELEASE_BYTES_MAX, UPLOADS_AT_ONCE,
 };
 use base::{Bytes, Digest, Name};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -21,6 +21,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use crate::assets::{self, AssetsError, Tally};
 use crate::build::{self, BuildError, Grants, Kind, Tools};
 use crate::chunk::{self, ChunkError};
+use crate::encode;
 use crate::project::Project;
 
 /// What a push is about.
@@ -40,6 +41,11 @@ pub enum Step<'a> {
     /// What a build says.
     Building(&'a str),
     Hashing {
+        done: u64,
+        total: u64,
+    },
+    /// Of what is worth it and wasn't encoded before.
+    Encoding {
         done: u64,
         total: u64,
     },
@@ -81,6 +87,8 @@ pub enum PushError {
         Bytes(CHUNK_BYTES_MAX as u64)
     )]
     IndexSize { size: usize },
+    #[error("an encoded file can't be kept in `{}`", path.display())]
+    Encoded { path: PathBuf, source: io::Error },
     #[error("a thread of the push ended early")]
     Thread(#[source] tokio::task::JoinError),
     #[error("the cloud couldn't be asked what it lacks")]
@@ -120,7 +128,7 @@ impl PushError {
 
 /// Where a chunk lies on this machine.
 #[derive(Clone, Debug)]
-struct Piece {
+pub(crate) struct Piece {
     digest: Digest,
     path: Arc<Path>,
     offset: u64,
@@ -133,6 +141,10 @@ struct Prepared {
     /// By digest, so that what several files share goes up once.
     pieces: BTreeMap<Digest, Piece>,
     source: Option<String>,
+    /// What is likely not meant.
+    warnings: Vec<String>,
+    /// Holds encoded files where the project has no place for them.
+    _encoded: encode::Shelf,
 }
 
 /// Builds, uploads and releases. To be dropped at any moment: until [`Step::Releasing`] nothing is deployed.
@@ -147,10 +159,13 @@ pub async fn push(client: &Client, order: Order, told: Told) -> Result<Deployed,
     told(Step::Releasing);
     let path = format!("/v1/tenants/{tenant}/apps/{app}/releases");
     let push = Push { stage, manifest, index: prepared.index, source: prepared.source };
-    tokio::time::timeout(PUSH_ANSWER_TIME_MAX, client.send(http::Method::POST, &path, &push))
-        .await
-        .map_err(|_| PushError::ReleaseLate(PUSH_ANSWER_TIME_MAX))?
-        .map_err(PushError::Release)
+    let mut deployed: Deployed =
+        tokio::time::timeout(PUSH_ANSWER_TIME_MAX, client.send(http::Method::POST, &path, &push))
+            .await
+            .map_err(|_| PushError::ReleaseLate(PUSH_ANSWER_TIME_MAX))?
+            .map_err(PushError::Release)?;
+    deployed.warnings.extend(prepared.warnings);
+    Ok(deployed)
 }
 
 fn prepare(order: &Order, told: &dyn Fn(Step<'_>)) -> Result<Prepared, PushError> {
@@ -177,18 +192,39 @@ fn prepare(order: &Order, told: &dyn Fn(Step<'_>)) -> Result<Prepared, PushError
     for (name, path, size) in components {
         index.components.insert(name.clone(), cutting.cut(&path, size)?);
     }
-    for (name, assets) in statics {
+    for (name, assets) in &statics {
         let mut files = BTreeMap::new();
         for asset in assets {
-            files.insert(asset.path, cutting.cut(&asset.file, asset.size)?);
+            files.insert(asset.path.clone(), cutting.cut(&asset.file, asset.size)?);
         }
-        index.statics.insert(name.clone(), files);
+        index.statics.insert((*name).clone(), files);
     }
-    let size = serde_json::to_vec(&index).map_or(0, |text| text.len());
-    if size > CHUNK_BYTES_MAX {
-        return Err(PushError::IndexSize { size });
+    // Both in order of their names.
+    let folders = statics.iter().zip(index.statics.values_mut()).map(|((_, assets), files)| (&**assets, files));
+    let encoded = encode::encode(root, folders.collect(), told)?;
+    cutting.pieces.extend(encoded.pieces);
+    fit(&mut index)?;
+    let named: HashSet<Digest> = index.chunks().map(|chunk| chunk.digest).collect();
+    cutting.pieces.retain(|digest, _| named.contains(digest));
+    let source = revision(root);
+    Ok(Prepared { index, pieces: cutting.pieces, source, warnings: encoded.warnings, _encoded: encoded.shelf })
+}
+
+/// Leaves out encodings, the least useful first, until the release is within its limits.
+fn fit(index: &mut Index) -> Result<(), PushError> {
+    let mut least_useful = [Encoding::Gzip, Encoding::Zstd, Encoding::Br].into_iter();
+    loop {
+        let size = serde_json::to_vec(index).map_or(0, |text| text.len());
+        let bytes: u64 = index.chunks().map(|chunk| chunk.size).sum();
+        if size <= CHUNK_BYTES_MAX && bytes <= RELEASE_BYTES_MAX {
+            return Ok(());
+        }
+        // Without encodings its bytes were counted before.
+        let Some(encoding) = least_useful.next() else { return Err(PushError::IndexSize { size }) };
+        for file in index.statics.values_mut().flat_map(BTreeMap::values_mut) {
+            file.encodings.remove(&encoding);
+        }
     }
-    Ok(Prepared { index, pieces: cutting.pieces, source: revision(root) })
 }
 
 /// The path of a component, built where it isn't yet.
@@ -220,14 +256,21 @@ impl Cutting<'_> {
             (self.told)(Step::Hashing { done: self.done, total: self.total });
         })
         .map_err(|source| PushError::File { path: path.to_owned(), source })?;
-        let path: Arc<Path> = path.into();
-        let mut offset = 0;
-        for api::Chunk { digest, size } in file.chunks.iter().cloned() {
-            self.pieces.entry(digest).or_insert_with(|| Piece { digest, path: Arc::clone(&path), offset, size });
-            offset += size;
-        }
+        self.pieces.extend(pieces(path, &file.chunks));
         Ok(file)
     }
+}
+
+/// Where the chunks of the file at `path` lie.
+pub(crate) fn pieces(path: &Path, chunks: &[api::Chunk]) -> Vec<(Digest, Piece)> {
+    let path: Arc<Path> = path.into();
+    let mut next = 0;
+    let piece = |api::Chunk { digest, size }: &api::Chunk| {
+        let offset = next;
+        next += size;
+        (*digest, Piece { digest: *digest, path: Arc::clone(&path), offset, size: *size })
+    };
+    chunks.iter().map(piece).collect()
 }
 
 /// Sends what the tenant's store lacks.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
@@ -17,15 +17,13 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use state::manifest::Throttle;
 
 use crate::answer::{Body, Page, Served, redirect};
 use crate::assets;
 use crate::cloud::Cloud;
 use crate::code::{self, Buckets};
 use crate::router::{Router, Site, SiteRoute, SiteTarget};
-use crate::throttle::{self, Verdict};
-use crate::{files, gate, manage};
+use crate::{files, gate, manage, rules};
 
 /// What one core holds.
 pub(crate) struct Core {
@@ -150,7 +148,8 @@ async fn route(core: &Rc<Core>, peer: &Peer, request: Request<Unread<'_>>, id: &
         return to_tls(core, &host, &request, id);
     }
     if is_api(core, peer, &host) {
-        return manage::serve(core, request, id).await;
+        // In a place of its own, as a component's answer is: what a file's answer doesn't need isn't moved along with it.
+        return Box::pin(manage::serve(core, request, id)).await;
     }
     if *request.method() == Method::CONNECT {
         // A 2xx to it would turn the connection into a tunnel, with nothing at its other end.
@@ -180,45 +179,64 @@ fn is_api(core: &Core, peer: &Peer, host: &str) -> bool {
     peer.scheme != Scheme::Plain && (by_address || host == core.cloud.api_host())
 }
 
+/// What a site answers: throttled, perhaps sent elsewhere, and with the manifest's fields.
 async fn site_answer(
     core: &Rc<Core>,
     peer: &Peer,
     site: &Arc<Site>,
     authority: &Authority,
+    request: Request<Unread<'_>>,
+    id: &Arc<str>,
+) -> Response<Body> {
+    let path = request.uri().path();
+    let route = site.route(path);
+    let limits = route.map_or(&site.limits, |route| &route.limits);
+    let quota = match limits.admit(&core.cloud.throttles, peer.address.ip()) {
+        Ok(quota) => quota,
+        Err(too_many) => return too_many.answer(id),
+    };
+    let matched = rules::matching(site, path);
+    let mut answer = match (rules::redirect(site, request.uri()), route) {
+        (Some(answer), _) => answer,
+        (None, Some(route)) => route_answer(core, peer, site, route, authority, request, id).await,
+        (None, None) => {
+            let help = "The app has no route for this path.";
+            Page { status: StatusCode::NOT_FOUND, said: "There is nothing here.", help }.answer(id)
+        }
+    };
+    rules::apply(site, matched, &mut answer);
+    quota.tell(answer.headers_mut());
+    answer
+}
+
+async fn route_answer(
+    core: &Rc<Core>,
+    peer: &Peer,
+    site: &Arc<Site>,
+    route: &SiteRoute,
+    authority: &Authority,
     mut request: Request<Unread<'_>>,
     id: &Arc<str>,
 ) -> Response<Body> {
-    let Some(route) = site.route(request.uri().path()) else {
-        let help = "The app has no route for this path.";
-        return Page { status: StatusCode::NOT_FOUND, said: "There is nothing here.", help }.answer(id);
-    };
-    let limits =
-        [site.limit.as_ref().map(|limit| (limit, None)), route.limit.as_ref().map(|limit| (limit, Some(route)))];
-    for (limit, route) in limits.into_iter().flatten() {
-        if let Verdict::Wait(wait) = admit(core, peer, site, limit, route) {
-            return too_many(limit, wait.as_secs_f64().ceil(), id);
-        }
-    }
     let assets = match core.assets.assets(&core.cloud.store.chunks, site.tenant, site.content).await {
         Ok(assets) => assets,
         Err(error) => return unreadable(site, &chain(&error), id),
     };
     gate::strip(request.headers_mut());
     match &route.target {
-        SiteTarget::Static { name, folder } => {
-            let Some(files) = assets.statics.get(name) else {
+        SiteTarget::Static(folder) => {
+            let Some(files) = assets.statics.get(&folder.name) else {
                 return unreadable(site, "a static folder is missing", id);
             };
-            let (parts, _) = request.into_parts();
             let asked = files::Asked {
                 site,
                 files,
                 folder,
-                path: parts.uri.path(),
+                path: request.uri().path(),
                 below: route.prefix.len(),
-                query: parts.uri.query(),
-                method: &parts.method,
-                headers: &parts.headers,
+                query: request.uri().query(),
+                method: request.method(),
+                headers: request.headers(),
                 request: id,
             };
             files::answer(core, asked).await
@@ -228,28 +246,9 @@ async fn site_answer(
                 return unreadable(site, "a component is missing", id);
             };
             forwarded(peer, authority, &mut request, id);
-            code::answer(core, site, code, *component, request, id).await
+            Box::pin(code::answer(core, site, code, *component, request, id)).await
         }
     }
-}
-
-fn admit(core: &Core, peer: &Peer, site: &Site, limit: &Throttle, route: Option<&SiteRoute>) -> Verdict {
-    let key = throttle::Key {
-        app: site.app,
-        stage: site.stage.clone(),
-        route: route.map(|route| route.prefix.clone()),
-        client: throttle::client_key(limit, peer.address.ip()),
-    };
-    core.cloud.throttles.take(limit, key, Instant::now())
-}
-
-fn too_many(limit: &Throttle, wait: f64, id: &str) -> Response<Body> {
-    let help = format!("This app takes {} requests. Try again in {wait} s.", limit.rate);
-    let page = Page { status: StatusCode::TOO_MANY_REQUESTS, said: "Too many requests.", help: &help };
-    let mut answer = page.answer(id);
-    let wait = HeaderValue::try_from(format!("{wait}")).expect("digits");
-    answer.headers_mut().insert(header::RETRY_AFTER, wait);
-    answer
 }
 
 fn unreadable(site: &Site, why: &str, id: &str) -> Response<Body> {

@@ -18,6 +18,7 @@ mod gate;
 mod listen;
 mod manage;
 mod router;
+mod rules;
 mod sweep;
 mod throttle;
 mod tls;

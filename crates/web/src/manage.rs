@@ -142,6 +142,7 @@ async fn dispatch(operation: Operation, call: Call) -> Answer {
         Operation::WhoamiRead => tenants::whoami_read(&call),
         Operation::TenantList => tenants::tenant_list(&call),
         Operation::TenantCreate => tenants::tenant_create(call).await,
+        Operation::TenantChange => tenants::tenant_change(call).await,
         Operation::TenantDelete => tenants::tenant_delete(call).await,
         Operation::OperatorTokenList | Operation::TokenList => tenants::token_list(&call),
         Operation::OperatorTokenCreate | Operation::TokenCreate => tenants::token_create(call).await,

@@ -4,7 +4,8 @@
 //! are shared between the old and the new.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use auth::Key;
@@ -13,14 +14,17 @@ use base::limits::{
     REQUEST_TIME_DEFAULT,
 };
 use base::{AppId, Digest, Name, ReleaseNo, TenantId, chain};
+use http::HeaderValue;
 use persist::Database;
 use rustls::sign::CertifiedKey;
-use state::manifest::{Component, StaticFolder, Target, Throttle};
+use state::manifest::{Component, Redirect, StaticFolder, Target, Throttle};
 use state::{App, Manifest, Record, Release, Stage, Tenant};
 use tokio::sync::Semaphore;
 
 use crate::code::Turnstile;
-use crate::tls;
+use crate::rules::Fields;
+use crate::throttle::{About, Counter, Limit, Limits};
+use crate::{files, tls};
 
 /// Every host that the cloud answers.
 #[derive(Default)]
@@ -41,7 +45,10 @@ pub(crate) struct Site {
     pub public: bool,
     /// Longest prefix first.
     pub routes: Vec<SiteRoute>,
-    pub limit: Option<Throttle>,
+    /// The throttles of requests that no route is about.
+    pub limits: Limits,
+    pub redirects: Vec<Redirect>,
+    pub fields: Vec<Fields>,
     pub database: Database,
     pub kv: Arc<BTreeSet<Name>>,
     pub env: Arc<[(String, String)]>,
@@ -58,12 +65,21 @@ pub(crate) struct SiteRoute {
     /// Without a slash at its end; `/` is empty.
     pub prefix: String,
     pub target: SiteTarget,
-    pub limit: Option<Throttle>,
+    /// Its own throttle, the app's and the tenant's ceiling.
+    pub limits: Limits,
 }
 
 pub(crate) enum SiteTarget {
     Component(Code),
-    Static { name: Name, folder: StaticFolder },
+    Static(Folder),
+}
+
+/// A static folder as it is shown.
+pub(crate) struct Folder {
+    pub name: Name,
+    pub folder: StaticFolder,
+    /// The `Cache-Control` of what isn't immutable.
+    pub cache: HeaderValue,
 }
 
 /// A component and the bounds of a request to it.
@@ -82,11 +98,16 @@ pub(crate) struct Code {
 impl Site {
     /// The route of a path. Prefixes are matched by whole segments, and one is the cloud's own: no app answers there.
     pub(crate) fn route(&self, path: &str) -> Option<&SiteRoute> {
-        if within("/.firm", path) {
+        if is_the_cloud_s(path) {
             return None;
         }
         self.routes.iter().find(|route| within(&route.prefix, path))
     }
+}
+
+/// Is this a path at which no app answers, redirects or says anything?
+pub(crate) fn is_the_cloud_s(path: &str) -> bool {
+    within("/.firm", path)
 }
 
 fn within(prefix: &str, path: &str) -> bool {
@@ -108,13 +129,46 @@ pub(crate) struct Builder {
     domain: String,
     key: Key,
     turnstiles: Mutex<HashMap<(AppId, Name, Name), Arc<Turnstile>>>,
-    /// Each tenant's share of the box's instances.
-    shares: Mutex<HashMap<TenantId, Arc<Semaphore>>>,
+    counters: Mutex<Counters>,
+    /// Each tenant's share of the box.
+    shares: Mutex<HashMap<TenantId, Share>>,
+}
+
+/// What all apps of a tenant share.
+#[derive(Clone)]
+struct Share {
+    instances: Arc<Semaphore>,
+    /// Counts against the tenant's ceiling, for as long as there is the tenant.
+    counter: Counter,
+}
+
+/// The counters of throttles, by stage and route. A release that follows another finds those of the one before, which
+/// serves until then.
+#[derive(Default)]
+struct Counters {
+    held: HashMap<String, Weak<AtomicU64>>,
+    /// So many are held before those that nobody counts with go.
+    sweep_at: usize,
+}
+
+impl Counters {
+    fn of(&mut self, name: &str) -> Counter {
+        if let Some(held) = self.held.get(name).and_then(Weak::upgrade) {
+            return held;
+        }
+        if self.held.len() >= self.sweep_at {
+            self.held.retain(|_, counter| counter.strong_count() > 0);
+            self.sweep_at = 2 * self.held.len() + 64;
+        }
+        let fresh = Counter::default();
+        self.held.insert(name.to_owned(), Arc::downgrade(&fresh));
+        fresh
+    }
 }
 
 impl Builder {
     pub(crate) fn new(domain: String, key: Key) -> Self {
-        Self { domain, key, turnstiles: Mutex::default(), shares: Mutex::default() }
+        Self { domain, key, turnstiles: Mutex::default(), counters: Mutex::default(), shares: Mutex::default() }
     }
 
     /// All of the record.
@@ -190,7 +244,11 @@ impl Builder {
     fn site(&self, key: &Key, tenant: &Tenant, app: &App, stage: &Stage, release: &Release) -> Site {
         let manifest = release.effective();
         let env: Vec<_> = manifest.env.clone().into_iter().collect();
-        let mut routes: Vec<_> = self.routes(app, stage, &manifest);
+        let share = self.share(tenant.id);
+        let ceiling = tenant.ceiling.as_ref().map(|ceiling| Limit::ceiling(ceiling, Arc::clone(&share.counter)));
+        let whole = manifest.limit.as_ref().map(|limit| self.limit(app, stage, About::App, limit, ""));
+        let shared: Vec<Arc<Limit>> = ceiling.into_iter().chain(whole).map(Arc::new).collect();
+        let mut routes: Vec<_> = self.routes(app, stage, &manifest, &shared);
         routes.sort_by_key(|route| std::cmp::Reverse(route.prefix.len()));
         let hosts = manifest.outbound.hosts.iter().filter_map(|host| host.parse().ok());
         Site {
@@ -202,35 +260,51 @@ impl Builder {
             content: release.content,
             public: stage.is_live(),
             routes,
-            limit: manifest.limit.clone(),
+            limits: Limits::new(shared),
+            fields: manifest.headers.iter().map(|rule| Fields::new(rule, stage.is_live())).collect(),
+            redirects: manifest.redirects.clone(),
             database: Database { tenant: tenant.id, id: stage.database },
             kv: Arc::new(manifest.bindings.kv.clone()),
             config: Arc::new(config(key, app, stage, &manifest)),
             outbound: Arc::new(sandbox::Outbound::new(hosts.collect())),
             env: env.into(),
             key: key.clone(),
-            instances: self.share(tenant.id),
+            instances: share.instances,
         }
     }
 
-    fn share(&self, tenant: TenantId) -> Arc<Semaphore> {
+    fn share(&self, tenant: TenantId) -> Share {
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(shares.entry(tenant).or_insert_with(|| Arc::new(Semaphore::new(INSTANCES_PER_TENANT_MAX))))
+        let fresh =
+            || Share { instances: Arc::new(Semaphore::new(INSTANCES_PER_TENANT_MAX)), counter: Counter::default() };
+        shares.entry(tenant).or_insert_with(fresh).clone()
     }
 
-    fn routes(&self, app: &App, stage: &Stage, manifest: &Manifest) -> Vec<SiteRoute> {
+    /// A throttle of the manifest's. The route is empty for the whole app, and `/` is a route.
+    fn limit(&self, app: &App, stage: &Stage, about: About, throttle: &Throttle, route: &str) -> Limit {
+        let name = format!("{}/{}{route}", app.id, stage.name);
+        let counter = || self.counters.lock().unwrap_or_else(PoisonError::into_inner).of(&name);
+        Limit::new(about, throttle, &name, counter)
+    }
+
+    fn routes(&self, app: &App, stage: &Stage, manifest: &Manifest, shared: &[Arc<Limit>]) -> Vec<SiteRoute> {
         let target = |target: Target<'_>| match target {
             Target::Component(name) => {
                 let component = manifest.components.get(name)?;
                 Some(SiteTarget::Component(self.code(app, stage, name, component)))
             }
             Target::Static(name) => {
-                Some(SiteTarget::Static { name: name.clone(), folder: manifest.statics.get(name)?.clone() })
+                let folder = manifest.statics.get(name)?.clone();
+                let cache = files::cache(&folder, stage.is_live());
+                Some(SiteTarget::Static(Folder { name: name.clone(), folder, cache }))
             }
         };
         let route = |route: &state::manifest::Route| {
             let prefix = route.path.trim_end_matches('/').to_owned();
-            Some(SiteRoute { prefix, target: target(route.target()?)?, limit: route.limit.clone() })
+            let own = route.limit.as_ref();
+            let own = own.map(|limit| Arc::new(self.limit(app, stage, About::Route, limit, &format!("{prefix}/"))));
+            let limits = Limits::new(own.into_iter().chain(shared.iter().cloned()));
+            Some(SiteRoute { prefix, target: target(route.target()?)?, limits })
         };
         manifest.routes.iter().filter_map(route).collect()
     }

@@ -50,7 +50,7 @@ fn sweep_chunks(cloud: &Cloud, tenant: &Tenant) -> Result<HashSet<Digest>, Strin
     for content in contents {
         let bytes = cloud.store.chunks.get(tenant.id, content).map_err(|error| chain(&error))?;
         let index: api::Index = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
-        chunks.extend(index.files().flat_map(|file| &file.chunks).map(|chunk| chunk.digest));
+        chunks.extend(index.chunks().map(|chunk| chunk.digest));
         chunks.insert(content);
         components.extend(index.components.values().map(|file| file.digest));
     }

@@ -1,7 +1,7 @@
 //! `firm apps`: what a tenant runs.
 
 use api::{AppView, Done};
-use base::Name;
+use base::{Domain, Name};
 use clap::Subcommand;
 
 use super::failure::Outcome;
@@ -58,9 +58,34 @@ async fn list(cx: &Cx) -> Outcome {
                 or_dash(app.running),
                 app.stages.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
                 when::ago(app.created, now),
-                app.domains.first().map_or_else(|| app.url.clone(), |domain| format!("{} (https://{domain})", app.url)),
+                app.domains.first().map_or_else(|| app.url.clone(), |domain| with_domain(&app.url, domain)),
             ]);
         }
         table.show(out, &format!("Tenant {tenant} has no apps yet. Start one: firm new NAME --template static"))
     })
+}
+
+/// Both addresses. The cloud listens for a domain where it listens for its own names.
+fn with_domain(url: &str, domain: &Domain) -> String {
+    let authority = url.trim_start_matches("https://").split('/').next().unwrap_or_default();
+    match authority.rsplit_once(':') {
+        Some((_, port)) => format!("{url} (https://{domain}:{port}/)"),
+        None => format!("{url} (https://{domain}/)"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_is_shown_with_the_port_that_answers_it() {
+        let domain = "shop.example".parse().expect("a domain");
+        for (url, wanted) in [
+            ("https://shop.acme.localhost:8443/", "https://shop.acme.localhost:8443/ (https://shop.example:8443/)"),
+            ("https://shop.acme.localhost/", "https://shop.acme.localhost/ (https://shop.example/)"),
+        ] {
+            assert_eq!(with_domain(url, &domain), wanted);
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use api::{DomainAdd, DomainView, Done};
+use api::{AppView, DomainAdd, DomainView, Done};
 use base::Domain;
 use clap::Subcommand;
 use http::Method;
@@ -81,9 +81,18 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
             let session = cx.session().await?;
             let path = args.about.path(&session, "firm domain", &format!("/domains/{domain}")).await?;
             let done: Done = session.send(Method::PUT, &path, &body).await?;
+            let about: AppView = session.get(&args.about.path(&session, "firm domain", "").await?).await?;
+            let host = about.url.trim_start_matches("https://").split(['/', ':']).next().unwrap_or_default();
+            let certified = body.chain.is_some();
             cx.out.answer(&done, |out| {
                 out.line(&format!("{} {domain} is answered by the live stage of {app}", out.paint(Tone::Good, "✓")))?;
-                out.line("Point its DNS record at the cloud, if it isn't there yet.")
+                out.line("It needs a DNS record, at whoever keeps the domain's names, if it isn't there yet:")?;
+                out.line(&format!("  {domain}.  CNAME  {host}.   (or A and AAAA with the cloud's own addresses)"))?;
+                if certified {
+                    return out.line("Its certificate was uploaded; add the domain again before that runs out.");
+                }
+                out.line("It has no certificate yet, so TLS to it fails. Get one for this name, and:")?;
+                out.line(&format!("  firm domain add {domain} --app {app} --chain chain.pem --key key.pem"))
             })
         }
         Some(Action::Remove { domain, yes }) => {

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use api::{Env, EnvChange, EnvChanged};
+use base::Name;
 use clap::Subcommand;
 use http::Method;
 
 use super::Cx;
 use super::about::{AppArg, StageArg};
+use super::exit::Exit;
 use super::failure::{Failure, Outcome};
 use super::out::Tone;
 use super::table::Table;
@@ -79,6 +81,9 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
     }
     let session = cx.session().await?;
     let path = args.about.path(&session, "firm env", &format!("/stages/{stage}/env")).await?;
+    if changes.values().any(Option::is_none) {
+        held(&session.get(&path).await?, changes.keys(), &app, stage)?;
+    }
     if changes.is_empty() {
         let env: Env = session.get(&path).await?;
         return list(cx, &env, &format!("stage {stage} of {app} has no variables"));
@@ -93,6 +98,17 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
             None => out.line(&format!("{done} kept for the first push to stage {stage} of {app}")),
         }
     })
+}
+
+/// What isn't set can't be taken away: the name is likely another.
+fn held<'a>(env: &Env, mut names: impl Iterator<Item = &'a String>, app: &Name, stage: &Name) -> Outcome {
+    let Some(name) = names.find(|name| !env.set.contains_key(*name)) else { return Ok(()) };
+    let said = if env.manifest.contains_key(name) {
+        format!("{name} isn't set with `firm env` on stage {stage} of {app}: firm.toml has it")
+    } else {
+        format!("{name} isn't set on stage {stage} of {app}")
+    };
+    Err(Failure::new(Exit::Refused, said).help(format!("see what is: firm env --app {app} --stage {stage}")))
 }
 
 fn list(cx: &Cx, env: &Env, empty: &str) -> Outcome {

@@ -17,6 +17,7 @@ const BAR: &str = "{msg:10} [{bar:32}] {bytes}/{total_bytes}  {eta}";
 enum Phase {
     Building,
     Hashing,
+    Encoding,
     Uploading,
     Releasing,
 }
@@ -57,6 +58,7 @@ impl Progress {
                 self.bar.set_message(said.trim().to_owned());
             }
             Step::Hashing { done, total } => self.count(Phase::Hashing, "Reading", done, total),
+            Step::Encoding { done, total } => self.count(Phase::Encoding, "Encoding", done, total),
             Step::Uploading { done, total } => self.count(Phase::Uploading, "Uploading", done, total),
             Step::Releasing => {
                 self.releasing.store(true, Ordering::Relaxed);

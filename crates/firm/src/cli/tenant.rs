@@ -1,18 +1,19 @@
 //! `firm tenant`: who rents. For operators.
 
-use api::{Done, TenantCreate, TenantView};
-use base::Name;
+use api::{Done, TenantChange, TenantCreate, TenantView};
+use base::{Name, Rate};
 use clap::Subcommand;
 use http::Method;
+use state::Ceiling;
 
 use super::failure::Outcome;
 use super::out::Tone;
-use super::table::Table;
+use super::table::{Table, or_dash};
 use super::{Cx, when};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  firm tenant\n  firm tenant add acme\n  firm token create --tenant acme --grant own --label \"first key\""
+    after_help = "Examples:\n  firm tenant\n  firm tenant add acme\n  firm tenant limit acme --rate 500/s\n  firm token create --tenant acme --grant own --label \"first key\""
 )]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -30,6 +31,24 @@ enum Action {
         /// What it is called
         #[arg(value_name = "TENANT")]
         name: Name,
+    },
+    /// Set what all apps of a tenant together may be asked, whatever their manifests say
+    #[command(
+        after_help = "Examples:\n  firm tenant limit acme --rate 500/s --burst 1000\n  firm tenant limit acme --none\n\nRequests over it get 429. It counts for all apps and stages of the tenant together, on each box for itself."
+    )]
+    Limit {
+        /// The tenant
+        #[arg(value_name = "TENANT")]
+        name: Name,
+        /// So many requests in a period, as in 500/s or 100000/d
+        #[arg(long, required_unless_present = "none")]
+        rate: Option<Rate>,
+        /// Requests that may come at once after a quiet time [default: the rate's count]
+        #[arg(long, requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
+        burst: Option<u32>,
+        /// Take the limit away
+        #[arg(long, conflicts_with = "rate")]
+        none: bool,
     },
     /// Delete a tenant and everything that it has
     #[command(after_help = "Examples:\n  firm tenant delete acme")]
@@ -49,9 +68,14 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
             let tenants: Vec<TenantView> = cx.session().await?.get("/v1/tenants").await?;
             cx.out.answer(&tenants, |out| {
                 let now = when::now();
-                let mut table = Table::new(&["TENANT", "APPS", "CREATED"]);
+                let mut table = Table::new(&["TENANT", "APPS", "LIMIT", "CREATED"]);
                 for tenant in &tenants {
-                    table.row([tenant.tenant.to_string(), tenant.apps.to_string(), when::ago(tenant.created, now)]);
+                    table.row([
+                        tenant.tenant.to_string(),
+                        tenant.apps.to_string(),
+                        or_dash(tenant.limit.as_ref().map(shown)),
+                        when::ago(tenant.created, now),
+                    ]);
                 }
                 table.show(out, "There are no tenants yet. Add one: firm tenant add NAME")
             })
@@ -66,6 +90,18 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
                 ))
             })
         }
+        Some(Action::Limit { name, rate, burst, none: _ }) => {
+            let change = TenantChange { limit: rate.map(|rate| Ceiling { rate, burst }) };
+            let now: TenantView =
+                cx.session().await?.send(Method::PATCH, &format!("/v1/tenants/{name}"), &change).await?;
+            cx.out.answer(&now, |out| {
+                let done = out.paint(Tone::Good, "✓");
+                match &now.limit {
+                    Some(limit) => out.line(&format!("{done} all apps of {name} together take {}", shown(limit))),
+                    None => out.line(&format!("{done} {name} has no limit but those of its manifests")),
+                }
+            })
+        }
         Some(Action::Delete { name, yes }) => {
             cx.out.confirm(
                 &format!("Delete tenant {name}, with all its apps, data, domains and tokens, for good?"),
@@ -74,5 +110,12 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
             let done: Done = cx.session().await?.delete(&format!("/v1/tenants/{name}")).await?;
             cx.out.answer(&done, |out| out.line(&format!("{} tenant {name} is deleted", out.paint(Tone::Good, "✓"))))
         }
+    }
+}
+
+fn shown(limit: &Ceiling) -> String {
+    match limit.burst {
+        Some(burst) => format!("{}, {burst} at once", limit.rate),
+        None => limit.rate.to_string(),
     }
 }

@@ -159,6 +159,49 @@ fn a_rollback_that_was_overtaken_is_refused() {
 }
 
 #[test]
+fn a_push_of_what_runs_makes_no_release() {
+    let mut record = started();
+    let mut at = 0;
+    let mut apply = |record: &mut Record, command| {
+        at += 1;
+        let applied = record.apply(&entry(at, command)).expect("nothing is wrong with it");
+        (applied.release.map(|release| release.0), applied.events.len())
+    };
+    assert_eq!(apply(&mut record, push("shop", "live", "one")), (Some(1), 1));
+    assert_eq!(apply(&mut record, push("shop", "live", "one")), (Some(1), 0));
+    // Variables and other stages make a difference, and so does what came in between.
+    assert_eq!(apply(&mut record, push("shop", "next", "one")), (Some(2), 1));
+    assert_eq!(apply(&mut record, env("shop", "live", "A", Some("1"))), (Some(3), 1));
+    assert_eq!(apply(&mut record, push("shop", "live", "one")), (Some(3), 0));
+    assert_eq!(apply(&mut record, push("shop", "live", "two")), (Some(4), 1));
+    assert_eq!(apply(&mut record, push("shop", "live", "one")), (Some(5), 1));
+    assert_eq!(apply(&mut record, rollback("shop", "live", Some(4))), (Some(4), 1));
+    assert_eq!(apply(&mut record, push("shop", "live", "two")), (Some(4), 0));
+    assert_eq!(record.app(TENANT, "shop").map(|app| app.stages[&name("live")].history.len()), Some(5));
+}
+
+#[test]
+fn a_ceiling_is_set_and_taken_away() {
+    let mut record = started();
+    let limit = |rate: &str, burst| Ceiling { rate: rate.parse().expect("a rate"), burst };
+    let set = |tenant, ceiling| entry(9, Command::TenantLimit { tenant, ceiling });
+    for app in ["one", "two"] {
+        record.apply(&entry(1, push(app, "live", "x"))).expect("a push is taken");
+    }
+    let first = limit("5/s", Some(9));
+    // All apps get their routes anew, and nothing happens where nothing changes.
+    for (ceiling, events) in
+        [(Some(first.clone()), 2), (Some(first), 0), (Some(limit("5/s", None)), 2), (None, 2), (None, 0)]
+    {
+        let applied = record.apply(&set(TENANT, ceiling.clone())).expect("it is taken");
+        assert_eq!(applied.events.len(), events, "{ceiling:?}");
+        assert_eq!(record.tenant(TENANT).map(|tenant| &tenant.ceiling), Some(&ceiling));
+    }
+    assert_eq!(record.apply(&set(TENANT, Some(limit("5/s", Some(0))))), Err(Refusal::NoBurst));
+    assert_eq!(record.apply(&set(TenantId(99), None)), Err(Refusal::NoTenant(TenantId(99))));
+}
+
+#[test]
 fn the_life_of_an_app() {
     check(
         [

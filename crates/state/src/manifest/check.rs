@@ -47,6 +47,8 @@ impl Manifest {
             faults.static_folder(&format!("static.{name}"), folder);
         }
         faults.routes(self);
+        faults.redirects(&self.redirects);
+        faults.headers(&self.headers);
         for (index, secret) in self.bindings.secrets.iter().enumerate() {
             faults.variable(&format!("bindings.secrets[{index}]"), secret, "");
         }
@@ -64,14 +66,19 @@ impl Manifest {
     }
 }
 
-struct Faults(Vec<Fault>);
+/// What was found so far.
+pub(super) struct Faults(Vec<Fault>);
 
 impl Faults {
-    fn say(&mut self, at: &str, said: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn say(&mut self, at: &str, said: impl Into<String>, help: impl Into<String>) {
         self.0.push(Fault { at: at.to_owned(), said: said.into(), help: help.into() });
     }
 
-    fn count(&mut self, at: &str, count: usize, max: usize) {
+    pub(super) fn count(&mut self, at: &str, count: usize, max: usize) {
         if count > max {
             self.say(
                 at,
@@ -115,6 +122,7 @@ impl Faults {
         if let Some(file) = &folder.not_found {
             self.path(&format!("{at}.not_found"), file);
         }
+        self.immutable(&format!("{at}.immutable"), &folder.immutable);
         if let Some(cache) = &folder.cache
             && !cache.bytes().all(|byte| (0x20..0x7f).contains(&byte))
         {
@@ -241,11 +249,15 @@ pub(crate) fn variable_name(name: &str) -> Result<(), String> {
 }
 
 fn is_host_pattern(text: &str) -> bool {
+    is_host(text.strip_prefix("*.").unwrap_or(text))
+}
+
+/// A host name, with a port or without.
+pub(super) fn is_host(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) => (host, Some(port)),
         None => (text, None),
     };
-    let host = host.strip_prefix("*.").unwrap_or(host);
     let label = |label: &str| {
         !label.is_empty()
             && label.len() <= 63

@@ -129,6 +129,7 @@ pub(super) fn deployed(call: &Call, app: &Name, stage: &Name, release: Option<Re
         stage: stage.clone(),
         release,
         public: stage.as_str() == "live",
+        unchanged: false,
         warnings,
     })
 }

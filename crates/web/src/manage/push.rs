@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::{ChunksAsked, ChunksMissing, Deployed, File, Index, Push};
+use api::{ChunksAsked, ChunksMissing, Deployed, Encoded, Encoding, File, Index, Push};
 use base::limits::{
-    ASSET_PATH_BYTES_MAX, CHUNK_BYTES_MAX, COMPONENT_BYTES_MAX, FILE_BYTES_MAX, MANIFEST_BYTES_MAX,
-    MISSING_DIGESTS_MAX, RELEASE_BYTES_MAX, RELEASE_FILES_MAX,
+    ASSET_PATH_BYTES_MAX, CHUNK_BYTES_MAX, COMPONENT_BYTES_MAX, ENCODED_FILE_BYTES_MAX, FILE_BYTES_MAX,
+    MANIFEST_BYTES_MAX, MISSING_DIGESTS_MAX, RELEASE_BYTES_MAX, RELEASE_FILES_MAX,
 };
 use base::{Digest, Name, TenantId, chain};
 use bytes::Bytes;
@@ -63,8 +63,10 @@ async fn release(call: &Call, app: Name, push: Push) -> Result<Deployed, Refusal
         manifest: Box::new(manifest),
         source,
     };
-    let release = call.propose(command).await?.release;
-    deployed(call, &app, &stage, release)
+    let applied = call.propose(command).await?;
+    let deployed = deployed(call, &app, &stage, applied.release)?;
+    // A new release changes the app, whose routes follow; nothing follows where the stage runs the same already.
+    Ok(Deployed { unchanged: applied.events.is_empty(), ..deployed })
 }
 
 /// What can be seen from the push itself.
@@ -94,6 +96,9 @@ fn check(push: &Push) -> Result<(), Refusal> {
         bytes = bytes.saturating_add(check_file(path, file, FILE_BYTES_MAX)?);
     }
     for (name, file) in &push.index.components {
+        if !file.encodings.is_empty() {
+            return Err(Refusal::bad("wrong_index", format!("component {name} has encodings, and nobody is sent it")));
+        }
         bytes = bytes.saturating_add(check_file(name.as_str(), file, COMPONENT_BYTES_MAX)?);
     }
     if bytes > RELEASE_BYTES_MAX {
@@ -148,13 +153,38 @@ fn check_file(name: &str, file: &File, max: u64) -> Result<u64, Refusal> {
     if summed != Some(file.size) || !chunk_sizes || !named {
         return Err(Refusal::bad("wrong_index", format!("the chunks of {shown} don't make up the file")));
     }
-    Ok(file.size)
+    let mut bytes = file.size;
+    for (encoding, encoded) in &file.encodings {
+        check_encoded(&shown, file, *encoding, encoded)?;
+        bytes = bytes.saturating_add(encoded.size);
+    }
+    Ok(bytes)
+}
+
+/// What can be known of an encoding without decoding it: a tenant that pushes other bytes deceives its own visitors.
+fn check_encoded(shown: &str, file: &File, encoding: Encoding, encoded: &Encoded) -> Result<(), Refusal> {
+    let wrong = |why: &str| {
+        let encoding = encoding.as_str();
+        Err(Refusal::bad("wrong_index", format!("the {encoding} encoding of {shown} {why}")))
+    };
+    if file.size > ENCODED_FILE_BYTES_MAX {
+        return wrong(&format!("is of a file of more than {ENCODED_FILE_BYTES_MAX} bytes"));
+    }
+    if encoded.size >= file.size || encoded.size == 0 {
+        return wrong("is not smaller than the file, or empty");
+    }
+    let whole =
+        File { digest: encoded.digest, size: encoded.size, chunks: encoded.pieces(), encodings: BTreeMap::new() };
+    if check_file(shown, &whole, ENCODED_FILE_BYTES_MAX).is_err() {
+        return wrong("isn't made up by its chunks");
+    }
+    Ok(())
 }
 
 /// Every chunk is there, with the size that the index says. Gives each digest once.
 async fn uploaded(cloud: &Cloud, tenant: TenantId, index: &Index) -> Result<Vec<Digest>, Refusal> {
     let mut chunks = BTreeMap::new();
-    for chunk in index.files().flat_map(|file| &file.chunks) {
+    for chunk in index.chunks() {
         let size = *chunks.entry(chunk.digest).or_insert(chunk.size);
         if size != chunk.size {
             let said = format!(
@@ -305,7 +335,12 @@ mod tests {
         let chunks: Vec<_> =
             sizes.iter().map(|size| Chunk { digest: Digest::of(&size.to_be_bytes()), size: *size }).collect();
         let digest = chunks.first().map_or(Digest::of(b""), |chunk| chunk.digest);
-        File { digest, size: sizes.iter().fold(0, |sum, size| sum.saturating_add(*size)), chunks }
+        File {
+            digest,
+            size: sizes.iter().fold(0, |sum, size| sum.saturating_add(*size)),
+            chunks,
+            encodings: BTreeMap::new(),
+        }
     }
 
     #[test]

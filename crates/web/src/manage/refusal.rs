@@ -211,9 +211,12 @@ impl From<state::Refusal> for Refusal {
             R::Overtaken { .. } => (StatusCode::CONFLICT, "overtaken"),
             R::LastOperator(_) => (StatusCode::CONFLICT, "last_operator"),
             R::Full { .. } => (StatusCode::CONFLICT, "full"),
-            R::LiveStays | R::PromotedToItself | R::HostTooLong { .. } | R::TokenMisplaced | R::Variable(_) => {
-                (StatusCode::BAD_REQUEST, "refused")
-            }
+            R::LiveStays
+            | R::NoBurst
+            | R::PromotedToItself
+            | R::HostTooLong { .. }
+            | R::TokenMisplaced
+            | R::Variable(_) => (StatusCode::BAD_REQUEST, "refused"),
             R::Manifest(_) => (StatusCode::UNPROCESSABLE_ENTITY, "wrong_manifest"),
         };
         Self::new(status, code, refusal.to_string())

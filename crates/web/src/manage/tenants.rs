@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::{Health, Status, TenantCreate, TenantView, TokenCreate, TokenCreated, TokenView, Whoami};
+use api::{Health, Status, TenantChange, TenantCreate, TenantView, TokenCreate, TokenCreated, TokenView, Whoami};
 use base::TokenId;
 use base::limits::LABEL_TEXT_BYTES_MAX;
 use state::{Command, Grant, Tenant};
@@ -40,7 +40,8 @@ pub(crate) fn whoami_read(call: &Call) -> Answer {
 }
 
 fn view(tenant: &Tenant) -> TenantView {
-    TenantView { tenant: tenant.name.clone(), created: tenant.created, apps: tenant.apps.len() as u64 }
+    let (apps, limit) = (tenant.apps.len() as u64, tenant.ceiling.clone());
+    TenantView { tenant: tenant.name.clone(), created: tenant.created, apps, limit }
 }
 
 pub(crate) fn tenant_list(call: &Call) -> Answer {
@@ -54,6 +55,16 @@ pub(crate) async fn tenant_create(call: Call) -> Answer {
         let made = call.propose(command).await?;
         let tenant = made.tenant.and_then(|tenant| call.cloud.record().tenant(tenant).map(|tenant| view(tenant)));
         tenant.ok_or_else(|| Refusal::no_such("tenant", "it was deleted at once"))
+    })
+    .await?;
+    json(&view)
+}
+
+pub(crate) async fn tenant_change(call: Call) -> Answer {
+    let TenantChange { limit } = call.json()?;
+    let view = detached(call, async move |call| {
+        call.propose(Command::TenantLimit { tenant: call.tenant(), ceiling: limit }).await?;
+        Ok(view(&*call.tenant_held()?))
     })
     .await?;
     json(&view)

@@ -1,0 +1,95 @@
+//! The manifest's redirects and header fields, as they meet a request and its answer.
+
+use std::borrow::Cow;
+
+use base::limits::HEADER_RULES_MAX;
+use http::{HeaderName, HeaderValue, Response, StatusCode, Uri, header};
+use percent_encoding::percent_decode_str;
+use state::manifest::{HeaderRule, Pattern};
+
+use crate::answer::{self, Body};
+use crate::files::CACHE_PRIVATE;
+use crate::router::{Site, is_the_cloud_s};
+
+/// Fields that tell caches what to keep.
+const CACHING: [&str; 4] = ["cache-control", "cdn-cache-control", "expires", "surrogate-control"];
+
+/// A rule of the manifest's, ready to apply.
+pub(crate) struct Fields {
+    path: Pattern,
+    set: Vec<(HeaderName, HeaderValue)>,
+    /// Set where the answer is what was asked for: a fault must not be kept for a year.
+    caching: Vec<(HeaderName, HeaderValue)>,
+    remove: Vec<HeaderName>,
+}
+
+/// The rules that are about a request, as bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Matched(u64);
+
+const _: () = assert!(HEADER_RULES_MAX <= 64, "each rule has a bit in `Matched`");
+
+impl Fields {
+    /// On a private stage nothing is said of caches: what members see would be kept for everybody.
+    pub(crate) fn new(rule: &HeaderRule, public: bool) -> Self {
+        let name = |name: &String| HeaderName::try_from(name.as_str()).ok();
+        let is_caching = |name: &HeaderName| CACHING.contains(&name.as_str());
+        let pairs =
+            rule.set.iter().filter_map(|(field, value)| Some((name(field)?, HeaderValue::try_from(value).ok()?)));
+        let (caching, set): (Vec<_>, _) = pairs.partition(|(name, _)| is_caching(name));
+        let remove = rule.remove.iter().filter_map(name).filter(|name| public || !is_caching(name)).collect();
+        Self { path: rule.path.clone(), set, caching: if public { caching } else { Vec::new() }, remove }
+    }
+}
+
+/// The rules that are about `path`.
+pub(crate) fn matching(site: &Site, path: &str) -> Matched {
+    if site.fields.is_empty() || is_the_cloud_s(path) {
+        return Matched::default();
+    }
+    // What a file is found by, so that no other spelling of its path gets around a rule.
+    let decoded = match Cow::<[u8]>::from(percent_decode_str(path)) {
+        Cow::Borrowed(_) => Cow::Borrowed(path),
+        Cow::Owned(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()),
+    };
+    let slashes = decoded.len() - decoded.trim_start_matches('/').len();
+    let path = &decoded[slashes.saturating_sub(1)..];
+    let bits = site.fields.iter().enumerate().filter(|(_, rule)| rule.path.matches(path));
+    Matched(bits.fold(0, |bits, (at, _)| bits | 1 << at))
+}
+
+/// Lays the rules over an answer.
+pub(crate) fn apply(site: &Site, matched: Matched, answer: &mut Response<Body>) {
+    if matched == Matched::default() {
+        return;
+    }
+    let status = answer.status();
+    let may_be_kept = status.is_success() || status.is_redirection();
+    let headers = answer.headers_mut();
+    for (at, rule) in site.fields.iter().enumerate() {
+        if matched.0 >> at & 1 == 0 {
+            continue;
+        }
+        for name in &rule.remove {
+            headers.remove(name);
+        }
+        let caching = if may_be_kept { &rule.caching[..] } else { &[] };
+        for (name, value) in rule.set.iter().chain(caching) {
+            headers.insert(name, value.clone());
+        }
+    }
+}
+
+/// Where the manifest sends a request, if it does.
+pub(crate) fn redirect(site: &Site, uri: &Uri) -> Option<Response<Body>> {
+    if site.redirects.is_empty() || is_the_cloud_s(uri.path()) {
+        return None;
+    }
+    let found = |rule: &state::manifest::Redirect| Some((rule.target(uri.path(), uri.query())?, rule.status));
+    let (to, status) = site.redirects.iter().find_map(found)?;
+    let mut answer = answer::redirect(StatusCode::from_u16(status).ok()?, &to)?;
+    if !site.public {
+        answer.headers_mut().insert(header::CACHE_CONTROL, CACHE_PRIVATE);
+    }
+    Some(answer)
+}
