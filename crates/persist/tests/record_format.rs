@@ -25,8 +25,8 @@ fn name(text: &str) -> Name {
 /// One of each command, so that each is in the fixture.
 fn commands() -> Vec<Command> {
     let (tenant, app, live, redesign) = (TENANT, name("shop"), name("live"), name("redesign"));
-    let manifest = include_str!("../../state/src/manifest/full.toml");
-    let manifest = Box::new(state::manifest::parse(manifest, "full.toml").expect("the state's own example"));
+    let manifest = include_str!("fixtures/manifest-v1.toml");
+    let manifest = Box::new(state::manifest::parse(manifest, "firm.toml").expect("the first build took it"));
     let token = |id, tenant, grant| Command::TokenCreate {
         id: TokenId(id),
         tenant,

@@ -223,6 +223,7 @@ async fn connection(
     tls: Option<TlsAcceptor>,
     phase: watch::Receiver<Phase>,
 ) {
+    let _open = core.observer.connected();
     // A connection that comes while the node drains is answered, but not waited for.
     let _under_way = (!core.cloud.is_draining()).then(|| core.cloud.count());
     if let Err(error) = stream.set_nodelay(true) {

@@ -15,11 +15,12 @@ use base::limits::{
 use base::{AppId, Digest, Name, ReleaseNo, TenantId, chain};
 use persist::Database;
 use rustls::sign::CertifiedKey;
-use state::manifest::{Component, StaticFolder, Target, Throttle};
+use state::manifest::{AccessLog, Component, StaticFolder, Target, Throttle};
 use state::{App, Manifest, Record, Release, Stage, Tenant};
 use tokio::sync::Semaphore;
 
 use crate::code::Turnstile;
+use crate::observe::{Meter, Meters};
 use crate::tls;
 
 /// Every host that the cloud answers.
@@ -51,6 +52,8 @@ pub(crate) struct Site {
     pub key: Key,
     /// The tenant's share of the box's instances.
     pub instances: Arc<Semaphore>,
+    pub access_log: AccessLog,
+    pub meter: Arc<Meter>,
 }
 
 /// A prefix and what answers it.
@@ -110,11 +113,18 @@ pub(crate) struct Builder {
     turnstiles: Mutex<HashMap<(AppId, Name, Name), Arc<Turnstile>>>,
     /// Each tenant's share of the box's instances.
     shares: Mutex<HashMap<TenantId, Arc<Semaphore>>>,
+    meters: Meters,
 }
 
 impl Builder {
-    pub(crate) fn new(domain: String, key: Key) -> Self {
-        Self { domain, key, turnstiles: Mutex::default(), shares: Mutex::default() }
+    pub(crate) fn new(domain: String, key: Key, meters: Meters) -> Self {
+        Self { domain, key, turnstiles: Mutex::default(), shares: Mutex::default(), meters }
+    }
+
+    /// Instances that run now, of all tenants.
+    pub(crate) fn instances(&self) -> usize {
+        let shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.values().map(|share| INSTANCES_PER_TENANT_MAX.saturating_sub(share.available_permits())).sum()
     }
 
     /// All of the record.
@@ -210,6 +220,8 @@ impl Builder {
             env: env.into(),
             key: key.clone(),
             instances: self.share(tenant.id),
+            access_log: manifest.access_log.unwrap_or(AccessLog::Off),
+            meter: self.meters.meter((tenant.id, &tenant.name), (app.id, &app.name), &stage.name),
         }
     }
 
