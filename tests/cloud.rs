@@ -15,6 +15,8 @@ mod durability;
 mod harness;
 #[path = "cloud/isolation.rs"]
 mod isolation;
+#[path = "cloud/observing.rs"]
+mod observing;
 #[path = "cloud/road.rs"]
 mod road;
 #[path = "cloud/stages.rs"]

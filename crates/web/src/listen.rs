@@ -235,8 +235,14 @@ async fn connection(
     };
     let stream = match tokio::time::timeout(TLS_HANDSHAKE_TIME_MAX, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%address, "no TLS: {error}"),
-        Err(_) => return tracing::debug!(%address, "the TLS handshake took too long"),
+        Ok(Err(error)) => {
+            core.observer.refused();
+            return tracing::debug!(%address, "no TLS: {error}");
+        }
+        Err(_) => {
+            core.observer.refused();
+            return tracing::debug!(%address, "the TLS handshake took too long");
+        }
     };
     let (_, session) = stream.get_ref();
     let name = session.server_name().map(|name| name.to_ascii_lowercase().into());

@@ -166,7 +166,7 @@ impl Observer {
         Connected(Rc::clone(self))
     }
 
-    /// Counts a connection that was closed unheard, since there are too many.
+    /// Counts a connection that was closed unheard: it spoke no TLS, or there are too many.
     pub(crate) fn refused(&self) {
         self.core().refused();
     }

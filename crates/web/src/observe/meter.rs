@@ -145,7 +145,7 @@ impl CoreCounters {
         self.open.less();
     }
 
-    /// A connection was closed unheard: there are too many.
+    /// A connection was closed unheard.
     pub(super) fn refused(&self) {
         self.refused.add(1);
     }

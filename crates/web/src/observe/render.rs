@@ -153,7 +153,7 @@ fn front(out: &mut Out, cloud: &Cloud) {
     let families: [(&str, &str, &str, Of); 3] = [
         ("firm_connections", "gauge", "Connections that are open.", |core| &core.open),
         ("firm_connections_accepted_total", "counter", "Connections that were accepted.", |core| &core.accepted),
-        ("firm_connections_refused_total", "counter", "Connections that were closed unheard.", |core| &core.refused),
+        ("firm_connections_refused_total", "counter", "Connections that were closed unheard: no TLS came, or there were too many.", |core| &core.refused),
     ];
     for (name, kind, help, of) in families {
         out.family(name, kind, help);
