@@ -46,14 +46,23 @@ fn a_request_leaves_a_line_where_it_is_asked_for() {
     let hint = node.firm(&["logs", "--app", "quiet"]);
     assert!(hint.stderr.contains("access_log = true"), "{}{}", hint.stdout, hint.stderr);
 
-    node.push(files("access_log = true\n[stages.whole]\naccess_log = { query = true, client = \"whole\" }").path(), "files");
+    node.push(
+        files("access_log = true\n[stages.whole]\naccess_log = { query = true, client = \"whole\" }").path(),
+        "files",
+    );
     let url = node.url("files");
     let agent = ["--user-agent", "a \"quoted\"\\ \t\u{e9} agent"];
     let first = node.curl(&[&agent[..], &[&format!("{url}?token=secret")]].concat()).expect(200);
     node.curl(&["--head", "--user-agent", "", &url]).expect(200);
     node.curl(&["--user-agent", "x", "--http1.1", &format!("{url}no\u{e9}\"where")]).expect(404);
-    node.curl(&["--user-agent", "x", "-H", &format!("If-None-Match: {}", first.header("etag").expect("an ETag")), &url])
-        .expect(304);
+    node.curl(&[
+        "--user-agent",
+        "x",
+        "-H",
+        &format!("If-None-Match: {}", first.header("etag").expect("an ETag")),
+        &url,
+    ])
+    .expect(304);
     node.curl(&["--user-agent", "x", "--request", "POST", &url]).expect(405);
     let lines = access_lines(&node, "files", 5);
     let said: Vec<String> = lines.iter().map(timeless).collect();
@@ -68,7 +77,14 @@ fn a_request_leaves_a_line_where_it_is_asked_for() {
     assert_eq!((&lines[0]["stage"], &lines[0]["release"]), (&json!("live"), &json!("r1")));
 
     // A stage has its own mind, and what its gate refuses has a line too.
-    node.json(&["push", arg(files("[stages.whole]\naccess_log = { query = true, client = \"whole\" }").path()), "--app", "files", "--stage", "whole"]);
+    node.json(&[
+        "push",
+        arg(files("[stages.whole]\naccess_log = { query = true, client = \"whole\" }").path()),
+        "--app",
+        "files",
+        "--stage",
+        "whole",
+    ]);
     let whole = node.url("whole--files");
     node.curl(&["--user-agent", "x", &format!("{whole}?a=b")]).expect(401);
     let member = format!("authorization: Bearer {}", node.token("main", "visit"));
@@ -85,7 +101,8 @@ fn a_line_tells_how_an_answer_ended() {
     // Keys of the manifest's top stand before its tables.
     let project = guest_project("probe", "");
     let manifest = std::fs::read_to_string(project.path().join("firm.toml")).expect("it has a manifest");
-    std::fs::write(project.path().join("firm.toml"), format!("access_log = true\n{manifest}")).expect("it can be written");
+    std::fs::write(project.path().join("firm.toml"), format!("access_log = true\n{manifest}"))
+        .expect("it can be written");
     node.push(project.path(), "shop");
     node.get(&format!("{url}again")).expect(200);
     let broken = node.get(&format!("{url}trap-mid-stream"));
@@ -98,7 +115,8 @@ fn a_line_tells_how_an_answer_ended() {
     let events = node.get(&format!("{url}sse?n=3&ms=50")).expect(200);
     let lines = access_lines(&node, "shop", 5);
     let ended = |start: &str| {
-        let line = lines.iter().find(|line| text(line).starts_with(start)).unwrap_or_else(|| panic!("{start}: {lines:?}"));
+        let line =
+            lines.iter().find(|line| text(line).starts_with(start)).unwrap_or_else(|| panic!("{start}: {lines:?}"));
         text(line).to_owned()
     };
     assert!(ended("GET /again 200 1B").ends_with('"'));
@@ -109,16 +127,19 @@ fn a_line_tells_how_an_answer_ended() {
     // The line stands with the fault, under the same id.
     let id = request_id(&broken);
     let log = node.json(&["logs", "--app", "shop", "--request", id]);
-    let streams: HashSet<&str> = log.as_array().into_iter().flatten().filter_map(|line| line["stream"].as_str()).collect();
+    let streams: HashSet<&str> =
+        log.as_array().into_iter().flatten().filter_map(|line| line["stream"].as_str()).collect();
     assert_eq!(streams, HashSet::from(["access", "fault"]), "{log}");
 }
 
 #[test]
 fn a_crowd_of_visitors_does_not_push_out_what_the_app_said() {
     let node = Node::start();
-    let project = guest_project("probe", "[static.site]\ndir = \"public\"\n[[route]]\npath = \"/file\"\nstatic = \"site\"\n");
+    let project =
+        guest_project("probe", "[static.site]\ndir = \"public\"\n[[route]]\npath = \"/file\"\nstatic = \"site\"\n");
     let manifest = std::fs::read_to_string(project.path().join("firm.toml")).expect("it has a manifest");
-    std::fs::write(project.path().join("firm.toml"), format!("access_log = true\n{manifest}")).expect("it can be written");
+    std::fs::write(project.path().join("firm.toml"), format!("access_log = true\n{manifest}"))
+        .expect("it can be written");
     std::fs::create_dir(project.path().join("public")).expect("a folder");
     std::fs::write(project.path().join("public/index.html"), "x").expect("a file");
     node.push(project.path(), "shop");
@@ -282,7 +303,10 @@ fn an_app_is_told_of_the_trace() {
     let (id, parent, state) = told(&[&visitor, "tracestate: rojo=1", "tracestate: congo=t61rcWkgMzE"]);
     assert_eq!((parent, state), (vec![format!("00-{TRACE}-{id}-01")], vec!["rojo=1,congo=t61rcWkgMzE".to_owned()]));
     let (id, parent, state) = told(&[&visitor, &visitor, "tracestate: rojo=1"]);
-    assert!(!parent[0].contains(TRACE) && parent[0].contains(&id) && parent.len() == 1 && state.is_empty(), "{parent:?}");
+    assert!(
+        !parent[0].contains(TRACE) && parent[0].contains(&id) && parent.len() == 1 && state.is_empty(),
+        "{parent:?}"
+    );
     let (_, parent, state) = told(&["traceparent: 00-nonsense", "tracestate: a=b,a=c"]);
     assert!(parent.len() == 1 && parent[0].len() == 55 && state.is_empty(), "{parent:?} {state:?}");
 }
@@ -330,7 +354,10 @@ fn spans_reach_a_collector() {
     assert_eq!(first["parent"], "00f067aa0ba902b7");
     assert_eq!((&first["name"], &first["kind"], &first["failed"]), (&json!("GET /"), &json!(2), &json!(false)));
     assert_eq!((&first["service"], &first["scope"]), (&json!("firmament"), &json!("firm")));
-    assert!(first["nanos"].as_u64().is_some_and(|nanos| nanos > 0) && first["begun"].as_u64() > Some(1_700_000_000_000_000_000));
+    assert!(
+        first["nanos"].as_u64().is_some_and(|nanos| nanos > 0)
+            && first["begun"].as_u64() > Some(1_700_000_000_000_000_000)
+    );
     let attributes = &first["attributes"];
     for (name, wanted) in [
         ("firm.tenant", json!("main")),

@@ -194,7 +194,9 @@ impl Logs {
         let lost = if self.inner.batches.fetch_add(1, Ordering::Relaxed) < LOG_BATCHES_QUEUED_MAX {
             match self.messages().try_send(Message::Batch(admitted)) {
                 Ok(()) => return,
-                Err(TrySendError::Full(Message::Batch(lines)) | TrySendError::Disconnected(Message::Batch(lines))) => lines,
+                Err(TrySendError::Full(Message::Batch(lines)) | TrySendError::Disconnected(Message::Batch(lines))) => {
+                    lines
+                }
                 Err(_) => unreachable!("what was not sent comes back"),
             }
         } else {

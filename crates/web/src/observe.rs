@@ -33,8 +33,8 @@ use export::{Span, Spans};
 use ids::Ids;
 use meter::CoreCounters;
 
-pub use export::{Exporter, Otlp};
 pub(crate) use export::Export;
+pub use export::{Exporter, Otlp};
 pub(crate) use ids::RequestId;
 pub(crate) use meter::{Meter, Meters};
 pub(crate) use render::render;

@@ -180,7 +180,10 @@ mod tests {
 
     #[test]
     fn nobody_writes_a_line_of_their_own() {
-        assert_eq!(escaped(b"/a\"b\\c\nGET / 200\x1b[31m\xff\0", 99), r"/a\x22b\x5cc\x0aGET\x20/\x20200\x1b[31m\xff\x00");
+        assert_eq!(
+            escaped(b"/a\"b\\c\nGET / 200\x1b[31m\xff\0", 99),
+            r"/a\x22b\x5cc\x0aGET\x20/\x20200\x1b[31m\xff\x00"
+        );
         assert_eq!(escaped(b"/abcdef", 3), "/ab…");
         let mut agent = String::new();
         escape_spaced(&mut agent, b"a \"b\"\t", 99);

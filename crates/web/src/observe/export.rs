@@ -122,7 +122,11 @@ impl Export {
 }
 
 /// Ids are even over all numbers but zero. Those up to it are `share` of them.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of u64::MAX fits, and `as` saturates")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a share of u64::MAX fits, and `as` saturates"
+)]
 #[expect(clippy::cast_precision_loss, reason = "a share needs no 64 bits")]
 fn threshold(share: f64) -> u64 {
     (share * u64::MAX as f64) as u64
@@ -168,7 +172,13 @@ pub(super) struct Span {
 
 /// What the queue holds.
 pub(super) enum Ended {
-    Span { span: Box<Span>, status: StatusCode, bytes: u64, took: Duration, broken: bool },
+    Span {
+        span: Box<Span>,
+        status: StatusCode,
+        bytes: u64,
+        took: Duration,
+        broken: bool,
+    },
     /// Nothing comes after this.
     Last,
 }

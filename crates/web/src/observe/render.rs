@@ -95,14 +95,22 @@ fn sites(out: &mut Out, cloud: &Cloud) {
     for (labels, cores) in &rows {
         out.sample("firm_throttled_total", labels, sum(cores, |core| &core.throttled));
     }
-    out.family("firm_answers_broken_total", "counter", "Answers that ended too early: the visitor left, or the app failed.");
+    out.family(
+        "firm_answers_broken_total",
+        "counter",
+        "Answers that ended too early: the visitor left, or the app failed.",
+    );
     for (labels, cores) in &rows {
         for (index, by) in ["visitor", "app"].into_iter().enumerate() {
             let count = sum(cores, |core| &core.broken[index]);
             out.sample("firm_answers_broken_total", &format!("{labels},by=\"{by}\""), count);
         }
     }
-    out.family("firm_faults_total", "counter", "Requests that got no answer from the app's code, by why. Kinds that occurred.");
+    out.family(
+        "firm_faults_total",
+        "counter",
+        "Requests that got no answer from the app's code, by why. Kinds that occurred.",
+    );
     for (labels, cores) in &rows {
         for (kind, name) in FaultKind::ALL {
             let count = sum(cores, |core| &core.faults[kind as usize]);
@@ -142,7 +150,11 @@ impl std::fmt::Display for Seconds {
 }
 
 fn front(out: &mut Out, cloud: &Cloud) {
-    out.family("firm_other_requests_total", "counter", "Answers that no app gave: the API's, and to requests that named no app.");
+    out.family(
+        "firm_other_requests_total",
+        "counter",
+        "Answers that no app gave: the API's, and to requests that named no app.",
+    );
     for (to, cores) in [("api", cloud.meters.api()), ("nobody", cloud.meters.nobody())] {
         for (index, class) in CLASSES.iter().enumerate() {
             let count = sum(cores, |core| &core.answers[index]);
@@ -153,7 +165,12 @@ fn front(out: &mut Out, cloud: &Cloud) {
     let families: [(&str, &str, &str, Of); 3] = [
         ("firm_connections", "gauge", "Connections that are open.", |core| &core.open),
         ("firm_connections_accepted_total", "counter", "Connections that were accepted.", |core| &core.accepted),
-        ("firm_connections_refused_total", "counter", "Connections that were closed unheard: no TLS came, or there were too many.", |core| &core.refused),
+        (
+            "firm_connections_refused_total",
+            "counter",
+            "Connections that were closed unheard: no TLS came, or there were too many.",
+            |core| &core.refused,
+        ),
     ];
     for (name, kind, help, of) in families {
         out.family(name, kind, help);
@@ -252,7 +269,9 @@ mod tests {
 
     #[test]
     fn seconds_are_exact() {
-        for (micros, seconds) in [(0, "0"), (500, "0.0005"), (1_000_000, "1"), (10_000_000, "10"), (1_234_567, "1.234567")] {
+        for (micros, seconds) in
+            [(0, "0"), (500, "0.0005"), (1_000_000, "1"), (10_000_000, "10"), (1_234_567, "1.234567")]
+        {
             assert_eq!(Seconds(micros).to_string(), seconds);
         }
     }

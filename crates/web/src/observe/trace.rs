@@ -197,11 +197,27 @@ mod tests {
             fields.extend(states.iter().map(|state| ("tracestate", *state)));
             handed_on(&fields, false).1
         };
-        assert_eq!(of(&["rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"]).as_deref(), Some("rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"));
+        assert_eq!(
+            of(&["rojo=00f067aa0ba902b7,congo=t61rcWkgMzE"]).as_deref(),
+            Some("rojo=00f067aa0ba902b7,congo=t61rcWkgMzE")
+        );
         assert_eq!(of(&["a=1 , ,b=2", "3d@x=v w"]).as_deref(), Some("a=1,b=2,3d@x=v w"));
         let many = |count: usize| (0..count).map(|number| format!("k{number}=v")).collect::<Vec<_>>().join(",");
         assert_eq!(of(&[&many(32)]), Some(many(32)));
-        for wrong in ["a", "=1", "a=", "A=1", "a=1,a=2", "a=b=c", "1a=1", "a@1=1", "a=\u{e9}", &many(33), &format!("{}=1", "a".repeat(257)), &format!("a={}", "v".repeat(257))] {
+        for wrong in [
+            "a",
+            "=1",
+            "a=",
+            "A=1",
+            "a=1,a=2",
+            "a=b=c",
+            "1a=1",
+            "a@1=1",
+            "a=\u{e9}",
+            &many(33),
+            &format!("{}=1", "a".repeat(257)),
+            &format!("a={}", "v".repeat(257)),
+        ] {
             assert_eq!(of(&[wrong]), None, "{wrong}");
         }
         assert_eq!(of(&["a=1,a"]), None);
