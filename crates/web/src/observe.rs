@@ -124,9 +124,10 @@ impl Drop for Connected {
     }
 }
 
-/// What is noted of one request on its way.
+/// What is noted of one request on its way. One that is dropped without an answer is a visitor who left.
 pub(crate) struct Seen<'r> {
     pub id: RequestId,
+    observer: Rc<Observer>,
     begun: Instant,
     head_only: bool,
     road: Road<'r>,
@@ -171,9 +172,10 @@ impl Observer {
         self.core().refused();
     }
 
-    pub(crate) fn begin<'r, B>(&self, request: &Request<B>) -> Seen<'r> {
+    pub(crate) fn begin<'r, B>(self: &Rc<Self>, request: &Request<B>) -> Seen<'r> {
         Seen {
             id: self.ids.request(),
+            observer: Rc::clone(self),
             begun: Instant::now(),
             head_only: *request.method() == Method::HEAD,
             road: Road::Nowhere,
@@ -199,23 +201,22 @@ impl Observer {
     }
 
     /// Counts the answer, at its end where that is now, and else when its body has ended.
-    pub(crate) fn answered(self: &Rc<Self>, seen: Seen<'_>, answer: Response<Body>) -> Response<Body> {
-        let Seen { id, begun, head_only, road, line, span } = seen;
+    pub(crate) fn answered(&self, mut seen: Seen<'_>, answer: Response<Body>) -> Response<Body> {
         let (status, mark) = (answer.status(), answer.extensions().get::<Mark>().copied());
-        let site = match road {
+        let head_only = seen.head_only;
+        let site = match std::mem::replace(&mut seen.road, Road::Nowhere) {
             Road::Nowhere => return self.counted(self.meters.nobody(), answer),
             Road::Api => return self.counted(self.meters.api(), answer),
             Road::Site(site) => site,
         };
         let counters = site.meter.counters(self.core);
         counters.begun(status, mark);
-        if let (Body::Full(bytes), None, None) = (answer.body(), &line, &span) {
+        if let (Body::Full(bytes), None, None) = (answer.body(), &seen.line, &seen.span) {
             let bytes = bytes.as_ref().filter(|_| !head_only).map_or(0, Bytes::len) as u64;
-            counters.ended(bytes, begun.elapsed(), End::Whole);
+            counters.ended(bytes, seen.begun.elapsed(), End::Whole);
             return answer;
         }
-        let (observer, site) = (Rc::clone(self), Arc::clone(site));
-        let notes = Notes { observer, site, id, begun, status, line, span };
+        let notes = seen.notes(site, Some(status));
         answer.map(|body| Body::Watched(Box::new(Watched { body, head_only, bytes: 0, notes: Some(notes) })))
     }
 
@@ -229,6 +230,26 @@ impl Seen<'_> {
     /// The request is the API's.
     pub(crate) fn enter_api(&mut self) {
         self.road = Road::Api;
+    }
+
+    fn notes(&mut self, site: &Arc<Site>, status: Option<StatusCode>) -> Notes {
+        Notes {
+            observer: Rc::clone(&self.observer),
+            site: Arc::clone(site),
+            id: self.id.clone(),
+            begun: self.begun,
+            status,
+            line: self.line.take(),
+            span: self.span.take(),
+        }
+    }
+}
+
+impl Drop for Seen<'_> {
+    fn drop(&mut self) {
+        if let Road::Site(site) = self.road {
+            self.notes(site, None).tell(0, End::Cut);
+        }
     }
 }
 
@@ -247,7 +268,8 @@ struct Notes {
     site: Arc<Site>,
     id: RequestId,
     begun: Instant,
-    status: StatusCode,
+    /// None where the visitor left before there was one.
+    status: Option<StatusCode>,
     line: Option<Asked>,
     span: Option<Box<Span>>,
 }
@@ -261,7 +283,7 @@ impl Notes {
             observer.lines.push(&site, &id.text, line.line(status, bytes, took, end));
         }
         if let (Some(span), Some(spans)) = (span, &observer.spans) {
-            spans.put(span.end(status, bytes, took, end != End::Whole));
+            spans.put(span.end(status, bytes, took, end));
         }
     }
 }

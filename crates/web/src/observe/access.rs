@@ -50,11 +50,12 @@ impl Asked {
     }
 
     /// The whole line, now that the answer has ended.
-    pub(super) fn line(&self, status: StatusCode, bytes: u64, took: Duration, end: End) -> String {
+    pub(super) fn line(&self, status: Option<StatusCode>, bytes: u64, took: Duration, end: End) -> String {
         let (asked, client) = self.text.split_at(self.client_at);
         let mut line = String::with_capacity(self.text.len() + 64);
         let (millis, rest) = (took.as_millis(), took.subsec_micros() % 1_000 / 10);
-        write!(line, "{asked} {} {bytes}B {millis}.{rest:02}ms {client}", status.as_u16())
+        let status = status.as_ref().map_or("-", StatusCode::as_str);
+        write!(line, "{asked} {status} {bytes}B {millis}.{rest:02}ms {client}")
             .expect("writing to a String can't fail");
         line.push_str(match end {
             End::Whole => "",
@@ -209,10 +210,12 @@ mod tests {
     fn a_line_says_how_the_answer_ended() {
         let asked = Asked { text: "GET /a192.0.2.0/24 \"curl\"".to_owned(), client_at: 6 };
         let took = Duration::from_micros(12_345);
-        let line = |end| asked.line(StatusCode::OK, 13, took, end);
+        let line = |end| asked.line(Some(StatusCode::OK), 13, took, end);
         assert_eq!(line(End::Whole), "GET /a 200 13B 12.34ms 192.0.2.0/24 \"curl\"");
         assert_eq!(line(End::Cut), "GET /a 200 13B 12.34ms 192.0.2.0/24 \"curl\" cut: the visitor left");
         assert!(line(End::Broken).ends_with(" broken off: the app failed"));
+        let unanswered = asked.line(None, 0, took, End::Cut);
+        assert_eq!(unanswered, "GET /a - 0B 12.34ms 192.0.2.0/24 \"curl\" cut: the visitor left");
     }
 
     #[test]

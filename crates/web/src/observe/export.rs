@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::Trace;
+use super::{End, Trace};
 use crate::router::Site;
 
 /// Where spans go, and of how many requests.
@@ -174,10 +174,10 @@ pub(super) struct Span {
 pub(super) enum Ended {
     Span {
         span: Box<Span>,
-        status: StatusCode,
+        status: Option<StatusCode>,
         bytes: u64,
         took: Duration,
-        broken: bool,
+        end: End,
     },
     /// Nothing comes after this.
     Last,
@@ -204,12 +204,12 @@ impl Span {
         self.trace
     }
 
-    pub(super) fn end(self: Box<Self>, status: StatusCode, bytes: u64, took: Duration, broken: bool) -> Ended {
-        Ended::Span { span: self, status, bytes, took, broken }
+    pub(super) fn end(self: Box<Self>, status: Option<StatusCode>, bytes: u64, took: Duration, end: End) -> Ended {
+        Ended::Span { span: self, status, bytes, took, end }
     }
 
     /// As OTLP's JSON has it: ids in hexadecimal, times and 64-bit numbers as text, enums as numbers.
-    fn told(&self, status: StatusCode, bytes: u64, took: Duration, broken: bool) -> Value {
+    fn told(&self, status: Option<StatusCode>, bytes: u64, took: Duration, end: End) -> Value {
         const SERVER: u8 = 2;
         const FAILED: u8 = 2;
         const UNSET: u8 = 0;
@@ -220,7 +220,8 @@ impl Span {
         };
         let text = |key: &str, value: &str| json!({ "key": key, "value": { "stringValue": value } });
         let number = |key: &str, value: u64| json!({ "key": key, "value": { "intValue": value.to_string() } });
-        let failed = status.is_server_error() || broken;
+        // A visitor who leaves is no failure of ours.
+        let failed = status.is_some_and(|status| status.is_server_error()) || end == End::Broken;
         let mut span = json!({
             "traceId": format!("{:032x}", self.trace.id),
             "spanId": format!("{:016x}", self.id),
@@ -231,7 +232,6 @@ impl Span {
             "attributes": [
                 text("http.request.method", method),
                 text("http.route", &self.route),
-                number("http.response.status_code", status.as_u16().into()),
                 number("http.response.body.size", bytes),
                 text("firm.tenant", self.tenant.as_str()),
                 number("firm.tenant_id", self.tenant_id.0),
@@ -241,6 +241,9 @@ impl Span {
             ],
             "status": { "code": if failed { FAILED } else { UNSET } },
         });
+        if let (Some(status), Some(attributes)) = (status, span["attributes"].as_array_mut()) {
+            attributes.push(number("http.response.status_code", status.as_u16().into()));
+        }
         if let Some(parent) = self.trace.parent {
             span["parentSpanId"] = format!("{parent:016x}").into();
         }
@@ -299,7 +302,7 @@ async fn send_all(endpoint: Uri, mut waiting: mpsc::Receiver<Ended>, counts: Arc
         let mut spans = Vec::with_capacity(taken.len());
         for ended in taken {
             match ended {
-                Ended::Span { span, status, bytes, took, broken } => spans.push(span.told(status, bytes, took, broken)),
+                Ended::Span { span, status, bytes, took, end } => spans.push(span.told(status, bytes, took, end)),
                 Ended::Last => last = true,
             }
         }
