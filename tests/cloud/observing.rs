@@ -114,9 +114,11 @@ fn a_line_tells_how_an_answer_ended() {
     // And one who doesn't stay for his answer.
     let gone = node.curl(&["--max-time", "1", &format!("{url}sleep?ms=4000")]);
     assert_ne!(gone.curl, 0);
+    // A body of a told length is whole with its last byte.
+    let echoed = node.curl(&["--data-binary", "0123456789", &format!("{url}echo")]).expect(200);
     // Events that are read to their end have all their bytes.
     let events = node.get(&format!("{url}sse?n=3&ms=50")).expect(200);
-    let lines = access_lines(&node, "shop", 6);
+    let lines = access_lines(&node, "shop", 7);
     let ended = |start: &str| {
         let line =
             lines.iter().find(|line| text(line).starts_with(start)).unwrap_or_else(|| panic!("{start}: {lines:?}"));
@@ -126,6 +128,7 @@ fn a_line_tells_how_an_answer_ended() {
     assert!(ended("GET /trap-mid-stream 200 ").ends_with(" broken off: the app failed"));
     assert!(ended("GET /trap 500 ").ends_with('"'));
     assert!(ended("GET /big 200 ").ends_with(" cut: the visitor left"));
+    assert!(ended(&format!("POST /echo 200 {}B ", echoed.body.len())).ends_with('"'));
     assert!(ended("GET /sleep - 0B ").ends_with(" cut: the visitor left"));
     assert!(ended(&format!("GET /sse 200 {}B ", events.body.len())).ends_with('"'));
     // The line stands with the fault, under the same id.

@@ -22,7 +22,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::{Body as _, Frame, SizeHint};
 
 use crate::answer::{Body, BodyError};
@@ -216,8 +216,12 @@ impl Observer {
             counters.ended(bytes, seen.begun.elapsed(), End::Whole);
             return answer;
         }
-        let notes = seen.notes(site, Some(status));
-        answer.map(|body| Body::Watched(Box::new(Watched { body, head_only, bytes: 0, notes: Some(notes) })))
+        let notes = Some(seen.notes(site, Some(status)));
+        let length = answer.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        answer.map(|body| {
+            let length = length.or_else(|| body.size_hint().exact());
+            Body::Watched(Box::new(Watched { body, head_only, length, bytes: 0, notes }))
+        })
     }
 
     fn counted(&self, cores: &meter::Cores, answer: Response<Body>) -> Response<Body> {
@@ -257,6 +261,8 @@ impl Drop for Seen<'_> {
 pub(crate) struct Watched {
     body: Body,
     head_only: bool,
+    /// What was announced, where anything was.
+    length: Option<u64>,
     bytes: u64,
     /// None once it has ended.
     notes: Option<Notes>,
@@ -316,8 +322,9 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        // hyper doesn't ask further once a body says that this was all, nor at all where a HEAD wants none.
-        let whole = self.head_only || self.body.is_end_stream();
+        // hyper doesn't ask further once all that was announced has come or the body says that this was all, nor at all
+        // where a HEAD wants none.
+        let whole = self.head_only || self.length == Some(self.bytes) || self.body.is_end_stream();
         self.end(if whole { End::Whole } else { End::Cut });
     }
 }

@@ -161,7 +161,7 @@ pub(super) struct Span {
     id: u64,
     trace: Trace,
     begun: SystemTime,
-    method: Method,
+    method: &'static str,
     route: String,
     tenant: Name,
     tenant_id: TenantId,
@@ -190,7 +190,7 @@ impl Span {
             id,
             trace,
             begun,
-            method: request.method().clone(),
+            method: known(request.method()),
             route: route.map(|prefix| if prefix.is_empty() { "/" } else { prefix }).unwrap_or_default().to_owned(),
             tenant: site.meter.tenant_name.clone(),
             tenant_id: site.tenant,
@@ -213,11 +213,6 @@ impl Span {
         const SERVER: u8 = 2;
         const FAILED: u8 = 2;
         const UNSET: u8 = 0;
-        let method = match self.method.as_str() {
-            known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS" | "CONNECT" | "TRACE") => known,
-            // The convention's word: a method is whatever a visitor writes, and names of spans should be few.
-            _ => "_OTHER",
-        };
         let text = |key: &str, value: &str| json!({ "key": key, "value": { "stringValue": value } });
         let number = |key: &str, value: u64| json!({ "key": key, "value": { "intValue": value.to_string() } });
         // A visitor who leaves is no failure of ours.
@@ -225,12 +220,12 @@ impl Span {
         let mut span = json!({
             "traceId": format!("{:032x}", self.trace.id),
             "spanId": format!("{:016x}", self.id),
-            "name": if self.route.is_empty() { method.to_owned() } else { format!("{method} {}", self.route) },
+            "name": format!("{} {}", self.method, self.route).trim_end(),
             "kind": SERVER,
             "startTimeUnixNano": nanos(self.begun).to_string(),
             "endTimeUnixNano": nanos(self.begun + took).to_string(),
             "attributes": [
-                text("http.request.method", method),
+                text("http.request.method", self.method),
                 text("http.route", &self.route),
                 number("http.response.body.size", bytes),
                 text("firm.tenant", self.tenant.as_str()),
@@ -249,6 +244,13 @@ impl Span {
         }
         span
     }
+}
+
+/// A method is whatever a visitor writes, as long as a head may be. One that nobody knows is `_OTHER`, which is the
+/// convention's word: spans stay small, and their names few.
+fn known(method: &Method) -> &'static str {
+    const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
+    KNOWN.into_iter().find(|known| method == *known).unwrap_or("_OTHER")
 }
 
 fn nanos(time: SystemTime) -> u128 {
