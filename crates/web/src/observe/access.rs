@@ -193,12 +193,12 @@ mod tests {
 
     #[test]
     fn a_client_is_its_network_unless_more_is_asked_for() {
+        use AccessLogClient::{Network, None, Whole};
         let client = |address: &str, kept| {
             let mut text = String::new();
             write_client(&mut text, address.parse::<IpAddr>().expect("an address").to_canonical(), kept);
             text
         };
-        use AccessLogClient::{Network, None, Whole};
         assert_eq!(client("192.0.2.77", Network), "192.0.2.0/24");
         assert_eq!(client("2001:db8:1:2:3::4", Network), "2001:db8:1::/48");
         assert_eq!(client("::ffff:192.0.2.77", Network), "192.0.2.0/24");

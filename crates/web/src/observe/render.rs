@@ -150,6 +150,7 @@ impl std::fmt::Display for Seconds {
 }
 
 fn front(out: &mut Out, cloud: &Cloud) {
+    type Of = fn(&super::meter::CoreCounters) -> &Count;
     out.family(
         "firm_other_requests_total",
         "counter",
@@ -161,7 +162,6 @@ fn front(out: &mut Out, cloud: &Cloud) {
             out.sample("firm_other_requests_total", &format!("to=\"{to}\",class=\"{class}\""), count);
         }
     }
-    type Of = fn(&super::meter::CoreCounters) -> &Count;
     let families: [(&str, &str, &str, Of); 3] = [
         ("firm_connections", "gauge", "Connections that are open.", |core| &core.open),
         ("firm_connections_accepted_total", "counter", "Connections that were accepted.", |core| &core.accepted),
