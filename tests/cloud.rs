@@ -19,6 +19,8 @@ mod fuzzing;
 mod harness;
 #[path = "cloud/isolation.rs"]
 mod isolation;
+#[path = "cloud/observing.rs"]
+mod observing;
 #[path = "cloud/road.rs"]
 mod road;
 #[path = "cloud/sites.rs"]

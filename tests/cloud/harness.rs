@@ -572,7 +572,12 @@ pub(crate) fn site(files: &[(&str, &str)]) -> TempDir {
 
 /// A script of these tests with the Python that `tools/install test` made, to be given arguments.
 pub(crate) fn python(script: &str) -> Command {
-    let python = cache().join("test-python/bin/python");
+    python_of("test-python", script)
+}
+
+/// The same with another of its environments.
+pub(crate) fn python_of(environment: &str, script: &str) -> Command {
+    let python = cache().join(environment).join("bin/python");
     assert!(python.is_file(), "{} is missing\n  help: tools/install test", python.display());
     let mut command = Command::new(python);
     command.arg(Path::new(ROOT).join("tests/cloud").join(script));

@@ -49,6 +49,7 @@ pub enum Operation {
     HealthRead,
     OpenapiRead,
     StatusRead,
+    MetricsRead,
     WhoamiRead,
     TenantList,
     TenantCreate,
@@ -96,6 +97,8 @@ pub enum Body {
     Lines(SchemaOf),
     /// JSON of no fixed schema: the OpenAPI text itself.
     Text,
+    /// Figures as Prometheus reads them.
+    Metrics,
 }
 
 /// A query parameter.
@@ -211,6 +214,11 @@ const LOG_QUERY: &[Parameter] = &[
     Parameter { name: "stage", summary: "Only this stage's lines.", kind: "string" },
     Parameter { name: "request", summary: "Only this request's lines.", kind: "string" },
     Parameter {
+        name: "stream",
+        summary: "Only lines of this stream: stdout, stderr, fault or access.",
+        kind: "string",
+    },
+    Parameter {
         name: "tail",
         summary: "So many of the newest lines; 100 unless told, 10,000 at the most.",
         kind: "integer",
@@ -224,6 +232,8 @@ pub const ENDPOINTS: &[Endpoint] = &[
     row(Operation::OpenapiRead, Get, "/v1/openapi.json", Nothing, "This description.").gives(Body::Text),
     row(Operation::StatusRead, Get, "/v1/status", Token, "The box and the cloud, as you may see them.")
         .gives(Body::Json(of::<Status>)),
+    row(Operation::MetricsRead, Get, "/metrics", Operator, "The box's figures, as Prometheus reads them.")
+        .gives(Body::Metrics),
     row(Operation::WhoamiRead, Get, "/v1/whoami", Token, "Whose token this is.").gives(Body::Json(of::<Whoami>)),
     row(Operation::TenantList, Get, "/v1/tenants", Operator, "All tenants.").gives(Body::Json(of::<Vec<TenantView>>)),
     row(Operation::TenantCreate, Post, "/v1/tenants", Operator, "Add a tenant.")

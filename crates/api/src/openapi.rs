@@ -95,6 +95,7 @@ fn path_parameter(name: &str, generator: &mut SchemaGenerator) -> Schema {
 fn query_parameter(ask: &Parameter, generator: &mut SchemaGenerator) -> Schema {
     match (ask.name, ask.kind) {
         ("stage", _) => generator.subschema_for::<Name>(),
+        ("stream", _) => json_schema!({ "type": "string", "enum": ["stdout", "stderr", "fault", "access"] }),
         // Counts, all of them.
         (_, "integer") => json_schema!({ "type": "integer", "minimum": 0 }),
         (_, kind) => json_schema!({ "type": kind }),
@@ -107,6 +108,7 @@ fn content(body: Body, generator: &mut SchemaGenerator) -> Value {
         Body::Json(schema) => json!({ "application/json": { "schema": schema(generator) } }),
         Body::Bytes => json!({ "application/octet-stream": { "schema": { "type": "string", "format": "binary" } } }),
         Body::Lines(schema) => json!({ "application/x-ndjson": { "schema": schema(generator) } }),
+        Body::Metrics => json!({ "text/plain": { "schema": { "type": "string" } } }),
         Body::Text => json!({ "application/json": { "schema": { "type": "object" } } }),
     }
 }

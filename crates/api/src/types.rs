@@ -385,7 +385,7 @@ pub struct LogLine {
     pub release: String,
     /// The id that the visitor's answer carried in `x-request-id`.
     pub request: String,
-    /// `stdout`, `stderr`, `fault` or `request`.
+    /// `stdout`, `stderr`, `fault` or `access`.
     pub stream: String,
     pub text: String,
 }

@@ -178,14 +178,27 @@ pub const KV_BATCH_BYTES_MAX: usize = DATABASE_BYTES_PER_TURN_MAX;
 
 /// Bytes of one line of an app's log; the rest of a longer line is cut and says so.
 pub const LOG_LINE_BYTES_MAX: usize = 8 * KIB;
-/// Bytes of one log file of an app; two are kept, so an app holds at the most twice this.
+/// Bytes of one log file of an app; two are kept of what it says and two of its access lines, so an app holds at the
+/// most four times this.
 pub const LOG_FILE_BYTES_MAX: u64 = 4 << 20;
 /// Lines that wait for a slow follower before it is told how many it missed.
 pub const LOG_LINES_WAITING_MAX: usize = 1_024;
-/// Lines that one app may write in a second; more are counted and dropped.
+/// Lines that one app may write in a second, and access lines that it gets; more are counted and dropped.
 pub const LOG_LINES_PER_SECOND_MAX: u64 = 2_000;
 /// Lines of all apps that wait for the writer: 64 MiB when each is as long as it may be. More are counted and dropped.
 pub const LOG_LINES_QUEUED_MAX: usize = 8_192;
+/// Access lines that a core hands to the writer in one go, and the time after which it hands on fewer: waking another
+/// thread for each line would cost more than the line.
+pub const LOG_BATCH_LINES_MAX: usize = 64;
+pub const LOG_BATCH_TIME_MAX: Duration = Duration::from_millis(100);
+/// Batches of all cores that wait for the writer: 128 × 64 lines of 5.4 KB at the very worst
+/// are 44 MB. More are counted and dropped.
+pub const LOG_BATCHES_QUEUED_MAX: usize = 128;
+/// Bytes of an access line's method, of its path (and query) and of its user agent; the rest is cut. An escaped byte
+/// is four, so a line has 4 × (16 + 1,024 + 256) B and some 100 for the rest: 5.3 KB, within `LOG_LINE_BYTES_MAX`.
+pub const ACCESS_METHOD_BYTES_MAX: usize = 16;
+pub const ACCESS_TARGET_BYTES_MAX: usize = KIB;
+pub const ACCESS_AGENT_BYTES_MAX: usize = 256;
 /// Log files that the writer keeps open; the least recently used is closed for the next.
 pub const LOG_FILES_OPEN_MAX: usize = 256;
 /// Apps whose rate of lines is remembered at once: 100 bytes each. Beyond, all start anew.
@@ -310,6 +323,28 @@ pub const INDEXES_READ_AT_ONCE_PER_CORE: usize = 2;
 /// Clients that the throttles of a box remember at once, 100 bytes each; the one that was seen the longest time ago
 /// makes room. Throttles that count everybody together aren't among them.
 pub const THROTTLE_KEYS_MAX: usize = 65_536;
+
+// ---- what is seen of requests ----
+
+/// Apps' stages that have figures of their own at once, and those of one tenant among them; what has traffic beyond
+/// that is counted together. A stage has some 25 series: 2,000 × 25 = 50,000, what one Prometheus takes with ease.
+pub const METRIC_SITES_MAX: usize = 2_000;
+pub const METRIC_SITES_PER_TENANT_MAX: usize = 200;
+/// Bytes of a `tracestate` that an app gets; W3C Trace Context, 3.3.1.5, asks for 512. And its members, 3.3.1.1.
+pub const TRACE_STATE_BYTES_MAX: usize = 512;
+pub const TRACE_STATE_MEMBERS_MAX: usize = 32;
+/// Spans that wait for the collector: 300 B each, 1.2 MB. More are counted and dropped.
+pub const SPANS_WAITING_MAX: usize = 4_096;
+/// Spans that one message to the collector carries, and the longest that the first of them waits for company.
+pub const SPANS_PER_EXPORT_MAX: usize = 512;
+pub const SPANS_WAIT_MAX: Duration = Duration::from_secs(1);
+/// What a collector gets to take a message, and how often it is tried. The second time comes a second later.
+pub const EXPORT_TIME_MAX: Duration = Duration::from_secs(5);
+pub const EXPORT_ATTEMPTS_MAX: u32 = 3;
+/// What the spans that still wait get when the node goes down.
+pub const EXPORT_CLOSE_TIME_MAX: Duration = Duration::from_secs(2);
+/// Bytes of a collector's answer that are read: it says next to nothing.
+pub const EXPORT_ANSWER_BYTES_MAX: usize = 64 * KIB;
 
 // ---- the management API ----
 

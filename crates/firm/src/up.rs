@@ -13,7 +13,7 @@ use base::limits::{DRAIN_TIME_DEFAULT, INSTANCES_MEMORY_PERCENT};
 use base::{Bytes, Digest, Name, Span, TokenId};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use web::{Cloud, ListenError, Node, Settings};
+use web::{Cloud, ListenError, Node, Otlp, Settings};
 
 use crate::cli::contexts;
 use crate::cli::exit::Exit;
@@ -56,6 +56,12 @@ pub struct UpArgs {
     /// Memory that all apps' instances may have together, such as 8GiB [default: half of the machine's]
     #[arg(long, value_name = "BYTES")]
     guest_memory: Option<Bytes>,
+    /// Send spans of requests to this OpenTelemetry collector, by OTLP over HTTP, as in http://127.0.0.1:4318
+    #[arg(long, value_name = "URL", env = "FIRM_OTLP")]
+    otlp: Option<String>,
+    /// The share of requests that get a span, from 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, requires = "otlp")]
+    otlp_sample: f64,
     /// The name of the context that is registered for this cloud
     #[arg(long, default_value = "local")]
     context_name: Name,
@@ -109,6 +115,7 @@ async fn serve(args: &UpArgs, settings: Settings, out: Out) -> Outcome {
     let dir = settings.dir.clone();
     let cloud = Cloud::open(settings).map_err(|error| Failure::of(Exit::Refused, &error))?;
     let node = Node::start(Arc::clone(&cloud)).map_err(|error| not_listening(&error))?;
+    let exporter = cloud.export();
     let token = operator_token(&dir)?;
     let founded = cloud.found(&args.first_tenant, &token).await.map_err(|error| Failure::of(Exit::Refused, &error))?;
     let tenant =
@@ -122,6 +129,9 @@ async fn serve(args: &UpArgs, settings: Settings, out: Out) -> Outcome {
         cut = node.drain(args.drain.0) => cut,
         () = stop.asked() => return Err(Failure::new(Exit::Interrupted, "stopped without waiting for requests in flight")),
     };
+    if let Some(exporter) = exporter {
+        exporter.close().await;
+    }
     if cut > 0 {
         let connections = if cut == 1 { "1 connection was".to_owned() } else { format!("{cut} connections were") };
         out.warn(&format!("{connections} cut: it took longer than the {} of --drain", args.drain));
@@ -136,6 +146,8 @@ fn settings(args: &UpArgs) -> Outcome<Settings> {
         return Err(Failure::usage(format!("`{domain}` is not a domain"))
             .help("write a name such as cloud.example, or leave it out"));
     }
+    let otlp = args.otlp.as_deref().map(|address| Otlp::new(address, args.otlp_sample)).transpose();
+    let otlp = otlp.map_err(|error| Failure::of(Exit::Usage, &error))?;
     let program = std::env::current_exe().map_err(|error| {
         Failure::of(Exit::Refused, &error).help("the compile process is this program again: it must be readable")
     })?;
@@ -148,6 +160,7 @@ fn settings(args: &UpArgs) -> Outcome<Settings> {
         compiler: sandbox::Compiler { program, args: vec!["compile".into()] },
         private_hosts: args.allow_private.clone(),
         guest_memory: args.guest_memory.map_or_else(guest_memory, |bytes| bytes.0),
+        otlp,
     })
 }
 

@@ -12,6 +12,7 @@
 
 mod file;
 mod queue;
+mod tally;
 mod worker;
 
 use std::io;
@@ -28,6 +29,8 @@ use tokio::sync::oneshot;
 
 use crate::disk;
 use queue::{Job, Queue};
+pub use tally::KvFigures;
+use tally::Tally;
 use worker::{Lane, Worker};
 
 /// Why the databases can't be opened.
@@ -91,6 +94,8 @@ pub struct Databases {
 struct Inner {
     root: Arc<Path>,
     pairs: Vec<Pair>,
+    /// One of each thread.
+    tallies: Vec<Arc<Tally>>,
     threads: Mutex<Threads>,
 }
 
@@ -194,11 +199,12 @@ impl Databases {
         let root: Arc<Path> = dir.join("databases").into();
         let made = disk::create_dir(&root).and_then(|()| disk::sync_dir(dir));
         made.map_err(|source| OpenError::Make { path: root.to_path_buf(), source })?;
-        let (mut pairs, mut threads) = (Vec::new(), Threads::default());
+        let (mut pairs, mut tallies, mut threads) = (Vec::new(), Vec::new(), Threads::default());
         for number in 0..DATABASE_THREADS {
-            let start = |lane, name: &str| {
-                let queue = Queue::new();
-                let worker = Worker::new(Arc::clone(&root), lane, bytes_max, Arc::clone(&queue));
+            let mut start = |lane, name: &str| {
+                let (queue, tally) = (Queue::new(), Arc::new(Tally::default()));
+                tallies.push(Arc::clone(&tally));
+                let worker = Worker::new(Arc::clone(&root), lane, bytes_max, Arc::clone(&queue), tally);
                 let thread = std::thread::Builder::new().name(format!("{name}-{number}"));
                 Ok((queue, thread.spawn(move || worker.run()).map_err(OpenError::Thread)?))
             };
@@ -208,7 +214,7 @@ impl Databases {
             threads.writers.push(thread);
             pairs.push(Pair { reads, writes });
         }
-        Ok(Self { inner: Arc::new(Inner { root, pairs, threads: Mutex::new(threads) }) })
+        Ok(Self { inner: Arc::new(Inner { root, pairs, tallies, threads: Mutex::new(threads) }) })
     }
 
     /// The value, if there is one.
@@ -290,6 +296,14 @@ impl Databases {
         let bucket: Name = "all".parse().expect("three letters are a name");
         put(reads, db, bucket.clone(), Operation::Drop).await?;
         put(writes, db, bucket, Operation::Drop).await.map(drop)
+    }
+
+    /// What was done since the start, and what is open now.
+    #[must_use]
+    pub fn figures(&self) -> KvFigures {
+        let mut figures = KvFigures::default();
+        self.inner.tallies.iter().for_each(|tally| tally.add_to(&mut figures));
+        figures
     }
 
     /// Finishes what waits and takes nothing more. Blocks.

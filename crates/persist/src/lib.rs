@@ -6,6 +6,7 @@
 //!   DIR/chunks/TENANT/DIGEST              content-addressed bytes of releases     (chunks)
 //!   DIR/databases/TENANT/DATABASE.sqlite  what apps store                         (databases)
 //!   DIR/logs/TENANT/APP/{new,old}.jsonl   what apps say                           (logs)
+//!   DIR/logs/TENANT/APP/access/…          what was asked of them                  (logs)
 //! ```
 //!
 //! *Invariant*: a path is made of numbers and digests alone. Nothing that a tenant passes reaches one, so there
@@ -19,7 +20,7 @@ pub mod record;
 mod store;
 
 pub use chunks::Chunks;
-pub use databases::{Database, Databases, KvError};
+pub use databases::{Database, Databases, KvError, KvFigures};
 pub use logs::{Line, Logs, Stream};
 pub use record::{Keeper, ProposeError};
 pub use store::{Store, StoreError};

@@ -4,6 +4,9 @@
 //! the log says how many; so does a disk that is full. Lines are not synced: a loss of power may take the last
 //! seconds, a process that is killed only what was queued.
 //!
+//! Access lines have files and a share of their own: they are as many as visitors like, and a crowd must not push out
+//! what the app itself said. Whoever reads gets both, put together by their time.
+//!
 //! A look at a log goes through the writer, which hands out the open files as they are at that moment. So it sees
 //! all that was written before, and a follower gets every line after, none twice and none between.
 
@@ -14,11 +17,14 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use base::limits::{LOG_LINE_BYTES_MAX, LOG_LINES_QUEUED_MAX, LOG_REQUEST_BYTES_MAX, LOG_TAIL_LINES_MAX};
+use base::limits::{
+    LOG_BATCHES_QUEUED_MAX, LOG_LINE_BYTES_MAX, LOG_LINES_QUEUED_MAX, LOG_REQUEST_BYTES_MAX, LOG_TAIL_LINES_MAX,
+};
 use base::{AppId, Name, ReleaseNo, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
@@ -37,8 +43,31 @@ pub enum Stream {
     Stderr,
     /// The cloud, about a request or the app that failed.
     Fault,
-    /// The cloud, about a request that was answered.
-    Request,
+    /// The cloud, about a request that was answered: what an app's `access_log` asks for.
+    Access,
+}
+
+/// One of an app's two logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Book {
+    tenant: TenantId,
+    app: AppId,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Kind {
+    /// What the app said, and what the cloud says about it.
+    Said,
+    Access,
+}
+
+impl Book {
+    /// Where a line that was not yet dropped belongs.
+    fn of(tenant: TenantId, app: AppId, line: &Line) -> Self {
+        let kind = if line.stream == Stream::Access { Kind::Access } else { Kind::Said };
+        Self { tenant, app, kind }
+    }
 }
 
 /// One line of an app's log.
@@ -113,6 +142,8 @@ struct Inner {
     gates: Arc<Gates>,
     /// None once the last one goes: the writer then ends.
     messages: Option<SyncSender<Message>>,
+    /// Batches that wait among these.
+    batches: Arc<AtomicUsize>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -123,12 +154,14 @@ impl Logs {
         disk::create_dir(&root).map_err(|source| OpenError::Make { path: root.clone(), source })?;
         let (messages, received) = sync_channel(LOG_LINES_QUEUED_MAX);
         let gates = Arc::new(Gates::default());
-        let writer = Writer::new(root.clone(), Arc::clone(&gates));
+        let batches = Arc::new(AtomicUsize::new(0));
+        let writer = Writer::new(root.clone(), Arc::clone(&gates), Arc::clone(&batches));
         let writer = std::thread::Builder::new()
             .name("logs".to_owned())
             .spawn(move || writer.run(&received))
             .map_err(OpenError::Thread)?;
-        Ok(Self { inner: Arc::new(Inner { root, gates, messages: Some(messages), writer: Mutex::new(Some(writer)) }) })
+        let (messages, writer) = (Some(messages), Mutex::new(Some(writer)));
+        Ok(Self { inner: Arc::new(Inner { root, gates, messages, batches, writer }) })
     }
 
     /// Takes a line. Never waits: a line too many is dropped, and the log says so.
@@ -136,25 +169,65 @@ impl Logs {
     /// The app's share is counted by the lines' own time.
     pub fn write(&self, tenant: TenantId, app: AppId, mut line: Line) {
         shorten(&mut line);
-        let notice = match self.inner.gates.admit(tenant, app, &line) {
-            Pass::Yes => None,
-            Pass::After(notice) => Some(notice),
+        let book = Book::of(tenant, app, &line);
+        for line in self.admitted(book, line).into_iter().flatten() {
+            if let Err(TrySendError::Full(Message::Line(book, line))) =
+                self.messages().try_send(Message::Line(book, line))
+            {
+                self.inner.gates.lost(book, &line, 1);
+            }
+        }
+    }
+
+    /// Takes the lines of many apps in one go, at the most [`base::limits::LOG_BATCH_LINES_MAX`] of them: the writer is woken once for
+    /// them all. Never waits.
+    pub fn write_batch(&self, lines: Vec<(TenantId, AppId, Line)>) {
+        let mut admitted = Vec::with_capacity(lines.len() + 1);
+        for (tenant, app, mut line) in lines {
+            shorten(&mut line);
+            let book = Book::of(tenant, app, &line);
+            admitted.extend(self.admitted(book, line).into_iter().flatten().map(|line| (book, line)));
+        }
+        if admitted.is_empty() {
+            return;
+        }
+        let lost = if self.inner.batches.fetch_add(1, Ordering::Relaxed) < LOG_BATCHES_QUEUED_MAX {
+            match self.messages().try_send(Message::Batch(admitted)) {
+                Ok(()) => return,
+                Err(TrySendError::Full(Message::Batch(lines)) | TrySendError::Disconnected(Message::Batch(lines))) => {
+                    lines
+                }
+                Err(_) => unreachable!("what was not sent comes back"),
+            }
+        } else {
+            admitted
+        };
+        self.inner.batches.fetch_sub(1, Ordering::Relaxed);
+        for (book, line) in lost {
+            self.inner.gates.lost(book, &line, 1);
+        }
+    }
+
+    /// The notice that is due before the line, and the line, when it is within its share.
+    fn admitted(&self, book: Book, line: Line) -> [Option<Line>; 2] {
+        match self.inner.gates.admit(book, &line) {
+            Pass::Yes => [None, Some(line)],
+            Pass::After(notice) => [Some(notice), Some(line)],
             Pass::No { first } => {
                 if first {
                     // The writer must know that it owes a notice, even when nothing more comes. One that has no
                     // room for this is awake.
                     let _ = self.messages().try_send(Message::Owed);
                 }
-                return;
-            }
-        };
-        for line in notice.into_iter().chain([line]) {
-            if let Err(TrySendError::Full(Message::Line(tenant, app, line))) =
-                self.messages().try_send(Message::Line(tenant, app, line))
-            {
-                self.inner.gates.lost(tenant, app, &line, 1);
+                [None, None]
             }
         }
+    }
+
+    /// Lines that were dropped since the start, of all apps.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.inner.gates.dropped()
     }
 
     /// The last `count` lines that match, the oldest first. Sees every line whose `write` returned before. Blocks.
@@ -236,16 +309,32 @@ impl Logs {
         filter: &Filter,
     ) -> Result<Vec<Line>, ReadError> {
         let count = count.min(LOG_TAIL_LINES_MAX);
-        let mut lines = Vec::new();
-        for (file, bytes) in shown.newest_first {
-            if lines.len() < count {
-                read_back(file, bytes, count, filter, &mut lines)
-                    .map_err(|source| self.unreadable(tenant, app, source))?;
+        let [said, access] = shown.newest_first.map(|files| {
+            let mut lines = Vec::new();
+            for (file, bytes) in files {
+                if lines.len() < count {
+                    read_back(file, bytes, count, filter, &mut lines)
+                        .map_err(|source| self.unreadable(tenant, app, source))?;
+                }
             }
-        }
+            Ok(lines)
+        });
+        let mut lines = newest_first(said?, access?, count);
         lines.reverse();
         Ok(lines)
     }
+}
+
+/// The newest `count` of two logs that each begin with their newest line. Each keeps its own order.
+fn newest_first(said: Vec<Line>, access: Vec<Line>, count: usize) -> Vec<Line> {
+    let (mut said, mut access) = (said.into_iter().peekable(), access.into_iter().peekable());
+    let next = || match (said.peek(), access.peek()) {
+        // A request's access line stands behind all that was said in it.
+        (Some(a), Some(b)) if b.at >= a.at => access.next(),
+        (None, Some(_)) => access.next(),
+        _ => said.next(),
+    };
+    std::iter::from_fn(next).take(count).collect()
 }
 
 /// Reads a file's lines, the last first, until there are `count`. A line that was cut by a loss of power is left out.

@@ -137,6 +137,11 @@ impl Compilers {
         Ok(Self { compiler, program, turns: Turns::default() })
     }
 
+    /// Compilations that run now, and pushes that wait for one.
+    pub(crate) fn queue(&self) -> (usize, usize) {
+        self.turns.taken()
+    }
+
     /// Compiles `wasm` for `tenant`, unless that was done before. The process is killed if the caller goes away.
     pub(crate) async fn compile(
         &self,

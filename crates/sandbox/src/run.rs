@@ -118,6 +118,12 @@ impl Sandbox {
         self.0.compilers.compile(&self.0.artifacts, tenant, wasm).await
     }
 
+    /// Compilations that run now, and pushes that wait for one.
+    #[must_use]
+    pub fn compiling(&self) -> (usize, usize) {
+        self.0.compilers.queue()
+    }
+
     /// The program, if it is mapped already. Takes one short lock.
     #[must_use]
     pub fn loaded(&self, tenant: TenantId, component: Digest) -> Option<Arc<Program>> {

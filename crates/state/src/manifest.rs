@@ -4,6 +4,7 @@
 //! Schema is what `firm schema` prints. A fault names the place it lies at as a path (`route[1].path`), so that
 //! the side that has the text can point at file, line and column, and the side that hasn't can still say where.
 
+mod access;
 mod check;
 mod locate;
 mod rules;
@@ -14,6 +15,7 @@ use base::{Bytes, Name, Rate, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use access::{AccessLog, AccessLogClient};
 pub use check::Fault;
 pub(crate) use check::variable_name;
 pub use locate::{ManifestError, parse};
@@ -50,6 +52,9 @@ pub struct Manifest {
     /// The throttle of all requests to the app.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<Throttle>,
+    /// Keep a line of each request in the app's log. Off, when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<AccessLog>,
     /// Environment variables. Not for secrets: use `bindings.secrets`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
@@ -237,6 +242,8 @@ pub struct StageOverride {
     pub outbound: Option<Outbound>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<Throttle>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<AccessLog>,
 }
 
 impl Manifest {
@@ -253,6 +260,7 @@ impl Manifest {
             if over.limit.is_some() {
                 effective.limit.clone_from(&over.limit);
             }
+            effective.access_log = over.access_log.or(effective.access_log);
         }
         effective
     }

@@ -8,6 +8,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use base::Name;
+use base::limits::MANIFEST_BYTES_MAX;
 use state::Manifest;
 use state::manifest::{Component, Fault, ManifestError, Route, StaticFolder, parse};
 
@@ -108,8 +109,28 @@ impl Project {
 }
 
 /// The app that the manifest in `folder` names, for commands about an app that exists already.
+///
+/// They want nothing of it but the name: whoever is about to look for the reason of a fault in the app's log, or goes back
+/// a release, isn't stopped by a key that is misspelled meanwhile.
 pub fn app_of(folder: &Path) -> Result<Option<Name>, ProjectError> {
-    Ok(read(folder)?.and_then(|(manifest, ..)| manifest.app))
+    match read(folder) {
+        Ok(found) => Ok(found.and_then(|(manifest, ..)| manifest.app)),
+        Err(ProjectError::Manifest(fault)) => match only_name(folder) {
+            Some(name) => Ok(Some(name)),
+            None => Err(ProjectError::Manifest(fault)),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// The name in a manifest that is TOML, whatever else stands there.
+fn only_name(folder: &Path) -> Option<Name> {
+    #[derive(serde::Deserialize)]
+    struct OnlyName {
+        app: Option<Name>,
+    }
+    let text = fs::read_to_string(folder.join(MANIFEST)).ok().filter(|text| text.len() <= MANIFEST_BYTES_MAX)?;
+    toml::from_str::<OnlyName>(&text).ok()?.app
 }
 
 fn shown(root: &Path) -> PathBuf {
@@ -187,6 +208,17 @@ mod tests {
     use expect_test::{Expect, expect};
 
     use super::*;
+
+    #[test]
+    fn a_fault_elsewhere_in_the_manifest_leaves_the_app_its_name() {
+        let name = |manifest: &str| app_of(folder(&[("firm.toml", manifest)]).path());
+        let named = |manifest: &str| name(manifest).map(|app| app.map(|app| app.to_string())).ok();
+        assert_eq!(named("app = \"shop\"\nrouts = 1\n"), Some(Some("shop".to_owned())));
+        assert_eq!(named("app = \"shop\"\n[[route]]\npath = \"no slash\"\n"), Some(Some("shop".to_owned())));
+        assert_eq!(named("app = \"No Name\"\n"), None);
+        assert_eq!(named("app = \"shop\nroute = \n"), None, "this is no TOML");
+        assert_eq!(named("routs = 1\n"), None);
+    }
 
     /// A folder with these files.
     fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {

@@ -9,6 +9,8 @@ use futures_util::Stream;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use crate::observe::Watched;
+
 /// Why a body broke off half-way.
 pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -22,6 +24,8 @@ pub(crate) enum Body {
     Lines(Pin<Box<dyn Stream<Item = Bytes>>>),
     /// What a component says.
     Guest(sandbox::Body),
+    /// One of these, followed to its end.
+    Watched(Box<Watched>),
 }
 
 impl Body {
@@ -52,6 +56,7 @@ impl HttpBody for Body {
             }),
             Self::Lines(lines) => lines.as_mut().poll_next(cx).map(|next| next.map(|bytes| Ok(Frame::data(bytes)))),
             Self::Guest(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Watched(body) => body.poll_frame(cx),
         }
     }
 
@@ -61,6 +66,7 @@ impl HttpBody for Body {
             Self::Counted { left, .. } => *left == 0,
             Self::Lines(_) => false,
             Self::Guest(body) => body.is_end_stream(),
+            Self::Watched(body) => body.is_end_stream(),
         }
     }
 
@@ -70,6 +76,7 @@ impl HttpBody for Body {
             Self::Counted { left, .. } => SizeHint::with_exact(*left),
             Self::Lines(_) => SizeHint::default(),
             Self::Guest(body) => body.size_hint(),
+            Self::Watched(body) => body.size_hint(),
         }
     }
 }

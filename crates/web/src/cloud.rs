@@ -20,6 +20,7 @@ use state::{Actor, Applied, Command, Entry, Event, Grant, Record};
 use tokio::sync::watch;
 
 use crate::manage::Places;
+use crate::observe::{Export, Exporter, Meters, Otlp};
 use crate::router::{Builder, Router, seal_tenant_key};
 use crate::throttle::Throttles;
 use crate::tls::{self, Authority, TlsError};
@@ -43,6 +44,8 @@ pub struct Settings {
     pub private_hosts: Vec<SocketAddr>,
     /// Bytes of memory that all apps' instances may have together.
     pub guest_memory: u64,
+    /// Where spans of requests go, if anywhere.
+    pub otlp: Option<Otlp>,
 }
 
 /// Why a cloud can't be opened.
@@ -80,6 +83,8 @@ pub struct Cloud {
     pub(crate) builder: Builder,
     pub(crate) router: Arc<ArcSwap<Router>>,
     pub(crate) throttles: Throttles,
+    pub(crate) meters: Meters,
+    pub(crate) export: Option<Export>,
     pub(crate) api_places: Arc<Places>,
     pub(crate) since: Timestamp,
     /// The record's index that the router shows.
@@ -111,7 +116,9 @@ impl Cloud {
             memory: settings.guest_memory,
         })
         .map_err(CloudError::Sandbox)?;
-        let builder = Builder::new(settings.domain.clone(), key.clone());
+        let meters = Meters::new(std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get));
+        let builder = Builder::new(settings.domain.clone(), key.clone(), meters.clone());
+        let export = settings.otlp.clone().map(Export::new);
         let record = store.record.record();
         let router = Arc::new(ArcSwap::from_pointee(builder.whole(&record)));
         Ok(Arc::new(Self {
@@ -123,6 +130,8 @@ impl Cloud {
             builder,
             router,
             throttles: Throttles::new(),
+            meters,
+            export,
             api_places: Arc::default(),
             since: SystemTime::now().into(),
             routed: watch::Sender::new(record.index()),
@@ -157,6 +166,11 @@ impl Cloud {
     pub(crate) fn tenant_create(&self, name: Name) -> Result<Command, getrandom::Error> {
         let key = Key::from_bytes(random()?);
         Ok(Command::TenantCreate { name, key: seal_tenant_key(&self.key, &key) })
+    }
+
+    /// Begins to send spans, where they are wanted. Must be called on a tokio runtime.
+    pub fn export(&self) -> Option<Exporter> {
+        self.export.as_ref()?.start()
     }
 
     /// PEM of the authority that signs for the cloud's own names.

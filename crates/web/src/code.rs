@@ -21,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::answer::{Body, Page};
 use crate::assets;
 use crate::front::{Core, Unread};
+use crate::observe::Mark;
 use crate::router::{Code, Site};
 
 pub(crate) use store::Buckets;
@@ -249,8 +250,9 @@ fn failed(fault: &Fault, id: &str) -> Response<Body> {
         | Fault::Failed(_)
         | Fault::NoInstance(_) => (StatusCode::INTERNAL_SERVER_ERROR, "This app failed."),
     };
-    let answer =
+    let mut answer =
         Page { status, said, help: "Whoever runs it finds the reason in its log under the request below." }.answer(id);
+    answer.extensions_mut().insert(Mark::Fault(fault.into()));
     if status == StatusCode::SERVICE_UNAVAILABLE { unavailable(answer) } else { answer }
 }
 

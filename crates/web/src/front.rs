@@ -1,6 +1,6 @@
 //! One request, from its parsed head to its answer.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use crate::answer::{Body, Page, Served, redirect};
 use crate::assets;
 use crate::cloud::Cloud;
 use crate::code::{self, Buckets};
+use crate::observe::{Observer, Seen};
 use crate::router::{Router, Site, SiteRoute, SiteTarget};
 use crate::{files, gate, manage, rules};
 
@@ -32,9 +33,8 @@ pub(crate) struct Core {
     pub cloud: Arc<Cloud>,
     pub assets: assets::Cache,
     pub buckets: Arc<Buckets>,
+    pub observer: Rc<Observer>,
     router: RefCell<Cache<Arc<ArcSwap<Router>>, Arc<Router>>>,
-    /// Requests so far, over a random start: the next request's id.
-    requests: Cell<u64>,
 }
 
 /// A request's body, for whoever wants it to take.
@@ -57,36 +57,32 @@ pub(crate) enum Scheme {
 }
 
 impl Core {
+    /// Must be called on the core's `LocalSet`.
     pub(crate) fn new(number: usize, cloud: Arc<Cloud>) -> Result<Self, getrandom::Error> {
         let router = RefCell::new(Cache::new(Arc::clone(&cloud.router)));
         let buckets = Arc::new(Buckets(cloud.store.databases.clone()));
-        let requests = Cell::new(u64::from_be_bytes(crate::cloud::random()?));
-        Ok(Self { number, cloud, assets: assets::Cache::new(), buckets, router, requests })
+        let observer = Rc::new(Observer::new(number, &cloud)?);
+        Ok(Self { number, cloud, assets: assets::Cache::new(), buckets, observer, router })
     }
 
     fn router(&self) -> Arc<Router> {
         Arc::clone(self.router.borrow_mut().load())
     }
-
-    /// Not secret, only unlikely to come twice: a core starts at a random number and counts.
-    fn request_id(&self) -> Arc<str> {
-        let id = self.requests.get().wrapping_add(1);
-        self.requests.set(id);
-        format!("{id:016x}").into()
-    }
 }
 
 /// Answers one request. It never fails: what goes wrong is an answer too.
 pub(crate) async fn serve(core: Rc<Core>, peer: Peer, request: Request<Incoming>) -> Served {
-    let id = core.request_id();
+    let router = core.router();
+    let mut seen = core.observer.begin(&request);
     let (parts, body) = request.into_parts();
     let mut unread = Some(body);
-    let mut answer = route(&core, &peer, Request::from_parts(parts, &mut unread), &id).await;
+    let mut answer = route(&core, &router, &peer, Request::from_parts(parts, &mut unread), &mut seen).await;
     if let Some(body) = unread.filter(|body| !body.is_end_stream()) {
         discard(body).await;
     }
-    let id = HeaderValue::from_str(&id).expect("hexadecimal digits");
+    let id = HeaderValue::from_str(&seen.id.text).expect("hexadecimal digits");
     answer.headers_mut().insert("x-request-id", id);
+    let answer = core.observer.answered(seen, answer);
     others_first().await;
     Ok(answer)
 }
@@ -123,7 +119,14 @@ async fn discard(mut body: Incoming) {
     let _ = tokio::time::timeout(REFUSED_BODY_TIME_MAX, read).await;
 }
 
-async fn route(core: &Rc<Core>, peer: &Peer, request: Request<Unread<'_>>, id: &Arc<str>) -> Response<Body> {
+async fn route<'r>(
+    core: &Rc<Core>,
+    router: &'r Router,
+    peer: &Peer,
+    request: Request<Unread<'_>>,
+    seen: &mut Seen<'r>,
+) -> Response<Body> {
+    let id = &Arc::clone(&seen.id.text);
     if core.cloud.is_draining() {
         return draining(request.version(), id);
     }
@@ -148,6 +151,7 @@ async fn route(core: &Rc<Core>, peer: &Peer, request: Request<Unread<'_>>, id: &
         return to_tls(core, &host, &request, id);
     }
     if is_api(core, peer, &host) {
+        seen.enter_api();
         // In a place of its own, as a component's answer is: what a file's answer doesn't need isn't moved along with it.
         return Box::pin(manage::serve(core, request, id)).await;
     }
@@ -157,11 +161,11 @@ async fn route(core: &Rc<Core>, peer: &Peer, request: Request<Unread<'_>>, id: &
             Page { status: StatusCode::NOT_IMPLEMENTED, said: "This is no proxy.", help: "Send a request to a site." };
         return page.answer(id);
     }
-    let router = core.router();
     let Some(site) = router.site(&host) else {
         let said = format!("No app answers at {host}.");
         return Page { status: StatusCode::NOT_FOUND, said: &said, help: "Check the address." }.answer(id);
     };
+    core.observer.enter(seen, site, peer.address.ip(), &request);
     // What opens a private stage must not cross a network in the clear.
     if peer.scheme == Scheme::Plain && !site.public {
         return to_tls(core, &host, &request, id);
@@ -170,7 +174,7 @@ async fn route(core: &Rc<Core>, peer: &Peer, request: Request<Unread<'_>>, id: &
     if let Err(answer) = gate::check(site, &core.cloud.record(), now, &request, id) {
         return *answer;
     }
-    site_answer(core, peer, site, &authority, request, id).await
+    site_answer(core, peer, site, &authority, request, seen).await
 }
 
 /// The API speaks over TLS only: a token must not cross a network in the clear, even where apps may be served so.
@@ -186,8 +190,9 @@ async fn site_answer(
     site: &Arc<Site>,
     authority: &Authority,
     request: Request<Unread<'_>>,
-    id: &Arc<str>,
+    seen: &Seen<'_>,
 ) -> Response<Body> {
+    let id = &seen.id.text;
     let path = request.uri().path();
     let route = site.route(path);
     let limits = route.map_or(&site.limits, |route| &route.limits);
@@ -198,7 +203,7 @@ async fn site_answer(
     let matched = rules::matching(site, path);
     let mut answer = match (rules::redirect(site, request.uri()), route) {
         (Some(answer), _) => answer,
-        (None, Some(route)) => route_answer(core, peer, site, route, authority, request, id).await,
+        (None, Some(route)) => route_answer(core, peer, site, route, authority, request, seen).await,
         (None, None) => {
             let help = "The app has no route for this path.";
             Page { status: StatusCode::NOT_FOUND, said: "There is nothing here.", help }.answer(id)
@@ -216,8 +221,9 @@ async fn route_answer(
     route: &SiteRoute,
     authority: &Authority,
     mut request: Request<Unread<'_>>,
-    id: &Arc<str>,
+    seen: &Seen<'_>,
 ) -> Response<Body> {
+    let id = &seen.id.text;
     let assets = match core.assets.assets(&core.cloud.store.chunks, site.tenant, site.content).await {
         Ok(assets) => assets,
         Err(error) => return unreadable(site, &chain(&error), id),
@@ -246,6 +252,7 @@ async fn route_answer(
                 return unreadable(site, "a component is missing", id);
             };
             forwarded(peer, authority, &mut request, id);
+            core.observer.hand_on(seen, request.headers_mut());
             Box::pin(code::answer(core, site, code, *component, request, id)).await
         }
     }

@@ -17,6 +17,7 @@ mod front;
 mod gate;
 mod listen;
 mod manage;
+mod observe;
 mod router;
 mod rules;
 mod sweep;
@@ -25,6 +26,7 @@ mod tls;
 
 pub use cloud::{Cloud, CloudError, Settings, mint_token};
 pub use listen::{ListenError, Node};
+pub use observe::{Exporter, Otlp};
 pub use tls::write_private;
 
 #[cfg(test)]

@@ -223,6 +223,7 @@ async fn connection(
     tls: Option<TlsAcceptor>,
     phase: watch::Receiver<Phase>,
 ) {
+    let _open = core.observer.connected();
     // A connection that comes while the node drains is answered, but not waited for.
     let _under_way = (!core.cloud.is_draining()).then(|| core.cloud.count());
     if let Err(error) = stream.set_nodelay(true) {
@@ -234,8 +235,14 @@ async fn connection(
     };
     let stream = match tokio::time::timeout(TLS_HANDSHAKE_TIME_MAX, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%address, "no TLS: {error}"),
-        Err(_) => return tracing::debug!(%address, "the TLS handshake took too long"),
+        Ok(Err(error)) => {
+            core.observer.refused();
+            return tracing::debug!(%address, "no TLS: {error}");
+        }
+        Err(_) => {
+            core.observer.refused();
+            return tracing::debug!(%address, "the TLS handshake took too long");
+        }
     };
     let (_, session) = stream.get_ref();
     let name = session.server_name().map(|name| name.to_ascii_lowercase().into());

@@ -139,6 +139,7 @@ async fn dispatch(operation: Operation, call: Call) -> Answer {
         Operation::HealthRead => tenants::health_read(&call),
         Operation::OpenapiRead => Ok(openapi()),
         Operation::StatusRead => tenants::status_read(&call),
+        Operation::MetricsRead => metrics(call).await,
         Operation::WhoamiRead => tenants::whoami_read(&call),
         Operation::TenantList => tenants::tenant_list(&call),
         Operation::TenantCreate => tenants::tenant_create(call).await,
@@ -291,6 +292,17 @@ fn openapi() -> Response<Body> {
     let mut answer = Response::new(Body::from(TEXT.clone()));
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
+}
+
+/// Made on a thread that may wait: it reads `/proc`, and has a line for each stage that has traffic.
+async fn metrics(call: Call) -> Answer {
+    let made = tokio::task::spawn_blocking(move || crate::observe::render(&call.cloud)).await;
+    let text = made.map_err(|error| Refusal::failed(error.into()))?;
+    let mut answer = Response::new(Body::from(Bytes::from(text)));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(answer)
 }
 
 fn done() -> Answer {

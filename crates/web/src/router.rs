@@ -17,11 +17,12 @@ use base::{AppId, Digest, Name, ReleaseNo, TenantId, chain};
 use http::HeaderValue;
 use persist::Database;
 use rustls::sign::CertifiedKey;
-use state::manifest::{Component, Redirect, StaticFolder, Target, Throttle};
+use state::manifest::{AccessLog, Component, Redirect, StaticFolder, Target, Throttle};
 use state::{App, Manifest, Record, Release, Stage, Tenant};
 use tokio::sync::Semaphore;
 
 use crate::code::Turnstile;
+use crate::observe::{Meter, Meters};
 use crate::rules::Fields;
 use crate::throttle::{About, Counter, Limit, Limits};
 use crate::{files, tls};
@@ -58,6 +59,8 @@ pub(crate) struct Site {
     pub key: Key,
     /// The tenant's share of the box's instances.
     pub instances: Arc<Semaphore>,
+    pub access_log: AccessLog,
+    pub meter: Arc<Meter>,
 }
 
 /// A prefix and what answers it.
@@ -132,6 +135,7 @@ pub(crate) struct Builder {
     counters: Mutex<Counters>,
     /// Each tenant's share of the box.
     shares: Mutex<HashMap<TenantId, Share>>,
+    meters: Meters,
 }
 
 /// What all apps of a tenant share.
@@ -167,8 +171,15 @@ impl Counters {
 }
 
 impl Builder {
-    pub(crate) fn new(domain: String, key: Key) -> Self {
-        Self { domain, key, turnstiles: Mutex::default(), counters: Mutex::default(), shares: Mutex::default() }
+    pub(crate) fn new(domain: String, key: Key, meters: Meters) -> Self {
+        let (turnstiles, counters, shares) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { domain, key, turnstiles, counters, shares, meters }
+    }
+
+    /// Instances that run now, of all tenants.
+    pub(crate) fn instances(&self) -> usize {
+        let shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.values().map(|share| INSTANCES_PER_TENANT_MAX.saturating_sub(share.instances.available_permits())).sum()
     }
 
     /// All of the record.
@@ -270,6 +281,8 @@ impl Builder {
             env: env.into(),
             key: key.clone(),
             instances: share.instances,
+            access_log: manifest.access_log.unwrap_or(AccessLog::Off),
+            meter: self.meters.meter((tenant.id, &tenant.name), (app.id, &app.name), &stage.name),
         }
     }
 

@@ -22,6 +22,7 @@ use state::Ceiling;
 use state::manifest::{Throttle, ThrottleKey};
 
 use crate::answer::{Body, Page};
+use crate::observe::Mark;
 
 /// Shards, so that cores seldom wait for one another.
 const SHARDS: usize = 16;
@@ -209,6 +210,7 @@ impl TooMany<'_> {
         let help = format!("{whose} {rate} requests{ceiling}. Try again in {wait} s.");
         let page = Page { status: StatusCode::TOO_MANY_REQUESTS, said: "Too many requests.", help: &help };
         let mut answer = page.answer(id);
+        answer.extensions_mut().insert(Mark::Throttled);
         let headers = answer.headers_mut();
         let told = format!("\"{}\";r=0;t={wait}", about.as_str());
         for (name, value) in [(header::RETRY_AFTER, wait.to_string()), (POLICY, policy.clone()), (LIMIT, told)] {

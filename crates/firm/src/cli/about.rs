@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use base::Name;
+use base::{Name, ReleaseNo, ReleaseNoError};
 use studio::project;
 
 use super::failure::Outcome;
@@ -24,6 +24,11 @@ pub(super) struct StageArg {
     pub stage: Name,
 }
 
+/// A release as people type it: `r7`, or `7` alone, which can mean nothing else.
+pub(super) fn release_no(text: &str) -> Result<ReleaseNo, ReleaseNoError> {
+    text.parse().or_else(|error| format!("r{text}").parse().map_err(|_| error))
+}
+
 impl AppArg {
     /// The app's name, from the flag or else the manifest of the current folder.
     pub(super) fn name(&self, command: &str) -> Outcome<Name> {
@@ -38,5 +43,20 @@ impl AppArg {
     pub(super) async fn path(&self, session: &Session, command: &str, rest: &str) -> Outcome<String> {
         let app = self.name(command)?;
         session.of_tenant(&format!("/apps/{app}{rest}")).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_may_be_typed_as_its_number() {
+        assert_eq!(release_no("r7"), Ok(ReleaseNo(7)));
+        assert_eq!(release_no("7"), Ok(ReleaseNo(7)));
+        for wrong in ["", "r", "rr7", "-7", "+7", "seven", "99999999999"] {
+            let error = release_no(wrong).expect_err("it is none");
+            assert!(error.to_string().starts_with(&format!("`{wrong}` is not a release")), "{error}");
+        }
     }
 }

@@ -15,6 +15,7 @@ use super::{Cx, when};
 #[command(after_help = "Examples:
   firm logs
   firm logs -f --stage redesign
+  firm logs --stream access
   firm logs --request 5f0c2a91b3d4e6f7
   firm logs -n 1000 --json | jq -r '.[].text'
 
@@ -34,6 +35,9 @@ pub(super) struct Args {
     /// Only this request's: what its answer carried in x-request-id
     #[arg(long, value_name = "ID", value_parser = request_id)]
     request: Option<String>,
+    /// Only what came this way; `access` is a line a request, where firm.toml has `access_log = true`
+    #[arg(long, value_name = "STREAM", value_parser = ["stdout", "stderr", "fault", "access"])]
+    stream: Option<String>,
 }
 
 fn request_id(text: &str) -> Result<String, String> {
@@ -58,9 +62,15 @@ pub(super) async fn run(cx: &Cx, args: &Args) -> Outcome {
     )??;
     cx.out.answer(&lines, |out| {
         if lines.is_empty() {
-            out.note(&format!(
-                "Nothing to show: what {app} writes to stdout and stderr, and its faults, would stand here."
-            ));
+            out.note(&match args.stream.as_deref() {
+                Some("access") => format!(
+                    "Nothing to show: {app} keeps no line of its requests unless firm.toml asks for it. Write `access_log = true` there and push."
+                ),
+                Some(stream) => format!("Nothing to show: no line of {app} came by {stream}."),
+                None => format!(
+                    "Nothing to show: what {app} writes to stdout and stderr, and its faults, would stand here. For a line of each request write `access_log = true` in firm.toml and push."
+                ),
+            });
         }
         let now = when::now();
         lines.iter().try_for_each(|line| show(out, line, now))
@@ -104,6 +114,9 @@ fn query(args: &Args) -> String {
     if let Some(request) = &args.request {
         add("request", request);
     }
+    if let Some(stream) = &args.stream {
+        add("stream", stream);
+    }
     if args.follow {
         add("follow", "true");
     }
@@ -114,7 +127,7 @@ fn show(out: &Out, line: &LogLine, now: Timestamp) -> Outcome {
     let tone = match line.stream.as_str() {
         "fault" => Tone::Bad,
         "stderr" => Tone::Odd,
-        "request" => Tone::Quiet,
+        "access" => Tone::Quiet,
         _ => Tone::Plain,
     };
     let origin =

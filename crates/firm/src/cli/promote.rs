@@ -5,7 +5,7 @@ use base::{Name, ReleaseNo};
 use http::Method;
 
 use super::Cx;
-use super::about::AppArg;
+use super::about::{AppArg, release_no};
 use super::deployed;
 use super::failure::Outcome;
 
@@ -24,7 +24,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "STAGE", default_value = "live")]
     to: Name,
     /// Refuse when the stage runs another release than this by now
-    #[arg(long, value_name = "rN")]
+    #[arg(long, value_name = "rN", value_parser = release_no)]
     release: Option<ReleaseNo>,
 }
 

@@ -6,7 +6,7 @@ use http::Method;
 use serde::Serialize;
 
 use super::Cx;
-use super::about::{AppArg, StageArg};
+use super::about::{AppArg, StageArg, release_no};
 use super::deployed;
 use super::difference::{Difference, described, differences};
 use super::exit::Exit;
@@ -26,7 +26,7 @@ pub(super) struct Args {
     #[command(flatten)]
     stage: StageArg,
     /// The release to run [default: the one before the running one]
-    #[arg(long, value_name = "rN")]
+    #[arg(long, value_name = "rN", value_parser = release_no)]
     to: Option<ReleaseNo>,
     /// Don't ask
     #[arg(long, short)]

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::file::{DatabaseFile, Undone};
 use super::queue::{Job, Queue};
+use super::tally::Tally;
 use super::{Answer, Database, KvError, Operation, Page};
 use crate::disk;
 
@@ -27,6 +28,7 @@ pub(super) struct Worker {
     lane: Lane,
     bytes_max: u64,
     queue: Arc<Queue>,
+    tally: Arc<Tally>,
     open: HashMap<Database, Open>,
     /// Turns so far: what is oldest by it is closed first.
     turns: u64,
@@ -38,8 +40,8 @@ struct Open {
 }
 
 impl Worker {
-    pub(super) fn new(root: Arc<Path>, lane: Lane, bytes_max: u64, queue: Arc<Queue>) -> Self {
-        Self { root, lane, bytes_max, queue, open: HashMap::new(), turns: 0 }
+    pub(super) fn new(root: Arc<Path>, lane: Lane, bytes_max: u64, queue: Arc<Queue>, tally: Arc<Tally>) -> Self {
+        Self { root, lane, bytes_max, queue, tally, open: HashMap::new(), turns: 0 }
     }
 
     pub(super) fn run(mut self) {
@@ -51,6 +53,7 @@ impl Worker {
                 tracing::error!(tenant = db.tenant.0, database = db.id.0, "an operation panicked");
                 self.open.remove(&db);
             }
+            self.tally.open(usize::from(self.lane == Lane::Write), self.open.len());
         }
     }
 
@@ -72,24 +75,28 @@ impl Worker {
         if batch.is_empty() {
             return;
         }
-        let queue = Arc::clone(&self.queue);
+        let (queue, tally) = (Arc::clone(&self.queue), Arc::clone(&self.tally));
         let health = match (self.lane, self.file(db)) {
             (Lane::Read, Ok(Some(file))) => {
-                let (left, health) = read(file, batch);
+                let (left, health) = read(file, batch, &tally);
                 queue.put_back(db, left);
                 health
             }
-            (Lane::Write, Ok(Some(file))) => write(file, batch),
+            (Lane::Write, Ok(Some(file))) => write(file, batch, &tally),
             // Nobody has written to it yet.
             (_, Ok(None)) => {
                 for job in batch {
-                    answer(job.answer, Ok(nothing(&job.operation)));
+                    let outcome = Ok(nothing(&job.operation));
+                    tally.performed(&job.operation, &outcome);
+                    answer(job.answer, outcome);
                 }
                 Ok(())
             }
             (_, Err(error)) => {
                 for job in batch {
-                    answer(job.answer, Err(error.clone()));
+                    let outcome = Err(error.clone());
+                    tally.performed(&job.operation, &outcome);
+                    answer(job.answer, outcome);
                 }
                 Err(error)
             }
@@ -161,18 +168,23 @@ impl Worker {
 }
 
 /// Answers what fits a turn and gives back the rest.
-fn read(file: &DatabaseFile, batch: Vec<Job>) -> (Vec<Job>, Result<(), KvError>) {
+fn read(file: &DatabaseFile, batch: Vec<Job>, tally: &Tally) -> (Vec<Job>, Result<(), KvError>) {
     let mut health = Ok(());
     let mut jobs = batch.into_iter();
     let mut bytes = 0;
     if let Err(error) = file.begin_read() {
         health = broken(&error);
-        jobs.by_ref().for_each(|job| answer(job.answer, Err(error.clone())));
+        jobs.by_ref().for_each(|job| {
+            let outcome = Err(error.clone());
+            tally.performed(&job.operation, &outcome);
+            answer(job.answer, outcome);
+        });
     }
     while bytes < DATABASE_BYTES_PER_TURN_MAX
         && let Some(job) = jobs.next()
     {
         let outcome = file.perform(&job.bucket, &job.operation);
+        tally.performed(&job.operation, &outcome);
         match &outcome {
             Ok(Answer::Values(values)) => bytes += values.iter().flatten().map(Bytes::len).sum::<usize>(),
             Ok(Answer::Page(page)) => bytes += page.keys.iter().map(String::len).sum::<usize>(),
@@ -186,12 +198,13 @@ fn read(file: &DatabaseFile, batch: Vec<Job>) -> (Vec<Job>, Result<(), KvError>)
 }
 
 /// Performs the jobs in one transaction. Where that can't be, each in its own: none undoes another.
-fn write(file: &DatabaseFile, batch: Vec<Job>) -> Result<(), KvError> {
+fn write(file: &DatabaseFile, batch: Vec<Job>, tally: &Tally) -> Result<(), KvError> {
     let outcomes = file
         .write_together(batch.iter().map(|job| (&job.bucket, &job.operation)))
         .unwrap_or_else(|Undone| batch.iter().map(|job| file.write_alone(&job.bucket, &job.operation)).collect());
     let mut health = Ok(());
     for (job, outcome) in batch.into_iter().zip(outcomes) {
+        tally.performed(&job.operation, &outcome);
         if let Err(error) = &outcome {
             health = health.and(broken(error));
         }

@@ -234,3 +234,54 @@ proptest! {
         prop_assert!(first == 0 || held > LOG_FILE_BYTES_MAX, "{held} of {said}");
     }
 }
+
+#[test]
+fn access_lines_are_put_between_by_their_time_and_push_nothing_out() {
+    let (dir, logs) = opened();
+    let access = |at: u64, text: String| {
+        let line = Line { at: Timestamp(at), stream: Stream::Access, ..line(0, text) };
+        (TENANT, APP, line)
+    };
+    logs.write(TENANT, APP, line(1, "first"));
+    logs.write_batch(vec![access(1_000, "a".to_owned()), access(2_500, "b".to_owned())]);
+    logs.write(TENANT, APP, line(2, "second"));
+    logs.write(TENANT, APP, line(3, "third"));
+    assert_eq!(texts(&tail(&logs, 9)), ["first", "a", "second", "b", "third"]);
+    assert_eq!(texts(&tail(&logs, 2)), ["b", "third"]);
+    let only = Filter { stream: Some(Stream::Access), ..Filter::default() };
+    assert_eq!(texts(&logs.tail(TENANT, APP, 9, &only).expect("the files are ours")), ["a", "b"]);
+
+    // A crowd in one second: beyond its share its lines are dropped, and the app's own are not.
+    let crowd = LOG_LINES_PER_SECOND_MAX + 7;
+    for number in 0..crowd {
+        logs.write_batch(vec![access(4_000, number.to_string())]);
+        if number % 50 == 0 {
+            // Lets the writer keep pace.
+            tail(&logs, 1);
+        }
+    }
+    logs.write(TENANT, APP, line(4, "own"));
+    assert_eq!(logs.dropped(), 7);
+    logs.write_batch(vec![access(5_000, "later".to_owned())]);
+    let lines = tail(&logs, 3);
+    assert!(texts(&lines).contains(&"later"), "{lines:?}");
+    assert!(tail(&logs, 10_000).iter().any(|line| line.text == "own"));
+    assert!(
+        tail(&logs, 10_000).iter().any(|line| line.text.starts_with("7 access lines were dropped here")),
+        "the log says so"
+    );
+    assert!(dir.path().join("logs/1/2/access/new.jsonl").exists());
+    logs.drop_app(TENANT, APP);
+    assert_eq!(tail(&logs, 9), []);
+    assert!(!dir.path().join("logs/1/2").exists());
+}
+
+#[tokio::test]
+async fn a_follower_hears_access_lines_too() {
+    let (_dir, logs) = opened();
+    let (_, mut follower) = logs.follow(TENANT, APP, 0, Filter::default()).expect("the files are ours");
+    logs.write(TENANT, APP, line(1, "said"));
+    logs.write_batch(vec![(TENANT, APP, Line { stream: Stream::Access, ..line(1, "seen") })]);
+    assert_eq!(next(&mut follower).await, "said");
+    assert_eq!(next(&mut follower).await, "seen");
+}

@@ -3,6 +3,7 @@
 //! ```text
 //!   logs/TENANT/APP/new.jsonl   what is written to; when full it becomes
 //!   logs/TENANT/APP/old.jsonl   and the one before is gone
+//!   logs/TENANT/APP/access/…    the same for access lines
 //! ```
 
 use std::collections::HashMap;
@@ -11,6 +12,7 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
@@ -18,8 +20,8 @@ use base::limits::{LOG_FILE_BYTES_MAX, LOG_FILES_OPEN_MAX, LOG_LINES_WAITING_MAX
 use base::{AppId, TenantId};
 use tokio::sync::broadcast;
 
-use super::Line;
 use super::gate::Gates;
+use super::{Book, Kind, Line};
 use crate::disk;
 
 /// How long a writer that owes notices waits for lines before it writes them.
@@ -28,7 +30,8 @@ const NOTICE_TIME: Duration = Duration::from_secs(1);
 const MESSAGES_PER_WRITE: usize = 1_024;
 
 pub(super) enum Message {
-    Line(TenantId, AppId, Line),
+    Line(Book, Line),
+    Batch(Vec<(Book, Line)>),
     /// Lines were dropped; a notice is owed.
     Owed,
     Tail {
@@ -51,17 +54,28 @@ pub(super) enum Message {
 
 /// An app's log at one moment: its open files and how far they are written.
 pub(super) struct Shown {
-    pub newest_first: Vec<(File, u64)>,
+    /// What was said, and the access lines.
+    pub newest_first: [Vec<(File, u64)>; 2],
 }
 
 pub(super) fn dir(root: &Path, tenant: TenantId, app: AppId) -> PathBuf {
     root.join(tenant.to_string()).join(app.to_string())
 }
 
+fn book_dir(root: &Path, book: Book) -> PathBuf {
+    let dir = dir(root, book.tenant, book.app);
+    match book.kind {
+        Kind::Said => dir,
+        Kind::Access => dir.join("access"),
+    }
+}
+
 pub(super) struct Writer {
     root: PathBuf,
     gates: Arc<Gates>,
-    open: HashMap<(TenantId, AppId), AppLog>,
+    /// Batches that wait.
+    batches: Arc<AtomicUsize>,
+    open: HashMap<Book, AppLog>,
     followers: HashMap<(TenantId, AppId), broadcast::Sender<Arc<Line>>>,
     /// Rounds so far: the log that is oldest by it is closed first.
     rounds: u64,
@@ -70,8 +84,8 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(root: PathBuf, gates: Arc<Gates>) -> Self {
-        Self { root, gates, open: HashMap::new(), followers: HashMap::new(), rounds: 0, failing: false }
+    pub(super) fn new(root: PathBuf, gates: Arc<Gates>, batches: Arc<AtomicUsize>) -> Self {
+        Self { root, gates, batches, open: HashMap::new(), followers: HashMap::new(), rounds: 0, failing: false }
     }
 
     pub(super) fn run(mut self, received: &Receiver<Message>) {
@@ -112,7 +126,13 @@ impl Writer {
     /// Does what the message says. False: it was the last.
     fn handle(&mut self, message: Message) -> bool {
         match message {
-            Message::Line(tenant, app, line) => self.take(tenant, app, line),
+            Message::Line(book, line) => self.take(book, line),
+            Message::Batch(lines) => {
+                self.batches.fetch_sub(1, Ordering::Relaxed);
+                for (book, line) in lines {
+                    self.take(book, line);
+                }
+            }
             Message::Owed => {}
             // Whoever no longer waits for an answer has no use for it.
             Message::Tail { tenant, app, answer } => drop(answer.send(self.show(tenant, app))),
@@ -134,54 +154,55 @@ impl Writer {
         true
     }
 
-    fn take(&mut self, tenant: TenantId, app: AppId, line: Line) {
-        if let Err(error) = self.append(tenant, app, &line) {
-            self.gates.lost(tenant, app, &line, 1);
+    fn take(&mut self, book: Book, line: Line) {
+        if let Err(error) = self.append(book, &line) {
+            self.gates.lost(book, &line, 1);
             self.failed(&error);
         }
-        if let Some(followers) = self.followers.get(&(tenant, app))
+        let app = (book.tenant, book.app);
+        if let Some(followers) = self.followers.get(&app)
             && followers.send(Arc::new(line)).is_err()
         {
-            self.followers.remove(&(tenant, app));
+            self.followers.remove(&app);
         }
     }
 
     /// Writes what a log holds back that is then closed.
-    fn write_one(&mut self, (tenant, app): (TenantId, AppId), mut log: AppLog) {
-        if let Err(error) = log.write(|line, count| self.gates.lost(tenant, app, line, count)) {
+    fn write_one(&mut self, book: Book, mut log: AppLog) {
+        if let Err(error) = log.write(|line, count| self.gates.lost(book, line, count)) {
             self.failed(&error);
         }
     }
 
-    fn append(&mut self, tenant: TenantId, app: AppId, line: &Line) -> io::Result<()> {
+    fn append(&mut self, book: Book, line: &Line) -> io::Result<()> {
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');
-        if !self.open.contains_key(&(tenant, app)) {
+        if !self.open.contains_key(&book) {
             if self.open.len() >= LOG_FILES_OPEN_MAX
                 && let Some(oldest) = self.open.iter().min_by_key(|(_, log)| log.used).map(|(key, _)| *key)
                 && let Some(log) = self.open.remove(&oldest)
             {
                 self.write_one(oldest, log);
             }
-            let log = AppLog::open(dir(&self.root, tenant, app))?;
-            self.open.insert((tenant, app), log);
+            let log = AppLog::open(book_dir(&self.root, book))?;
+            self.open.insert(book, log);
         }
-        let log = self.open.get_mut(&(tenant, app)).expect("it was there or just opened");
+        let log = self.open.get_mut(&book).expect("it was there or just opened");
         log.used = self.rounds;
-        log.append(line, &text, |line, count| self.gates.lost(tenant, app, line, count))
+        log.append(line, &text, |line, count| self.gates.lost(book, line, count))
     }
 
     fn write_notices(&mut self) {
-        for (tenant, app, notice) in self.gates.notices() {
-            self.take(tenant, app, notice);
+        for (book, notice) in self.gates.notices() {
+            self.take(book, notice);
         }
     }
 
     /// Writes what the logs hold back. Says whether lines were lost by it.
     fn write_all(&mut self) -> bool {
         let mut failed = None;
-        for ((tenant, app), log) in &mut self.open {
-            if let Err(error) = log.write(|line, count| self.gates.lost(*tenant, *app, line, count)) {
+        for (book, log) in &mut self.open {
+            if let Err(error) = log.write(|line, count| self.gates.lost(*book, line, count)) {
                 failed = Some(error);
             }
         }
@@ -202,28 +223,31 @@ impl Writer {
     }
 
     fn show(&mut self, tenant: TenantId, app: AppId) -> io::Result<Shown> {
-        if let Some(log) = self.open.get_mut(&(tenant, app)) {
-            log.write(|line, count| self.gates.lost(tenant, app, line, count))?;
-        }
-        let dir = dir(&self.root, tenant, app);
-        let mut newest_first = Vec::new();
-        for name in [NEW, OLD] {
-            match File::open(dir.join(name)) {
-                Ok(file) => {
-                    let bytes = file.metadata()?.len();
-                    newest_first.push((file, bytes));
+        let mut newest_first = [Vec::new(), Vec::new()];
+        for (kind, files) in [Kind::Said, Kind::Access].into_iter().zip(&mut newest_first) {
+            let book = Book { tenant, app, kind };
+            if let Some(log) = self.open.get_mut(&book) {
+                log.write(|line, count| self.gates.lost(book, line, count))?;
+            }
+            let dir = book_dir(&self.root, book);
+            for name in [NEW, OLD] {
+                match File::open(dir.join(name)) {
+                    Ok(file) => {
+                        let bytes = file.metadata()?.len();
+                        files.push((file, bytes));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
                 }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
             }
         }
         Ok(Shown { newest_first })
     }
 
     fn remove(&mut self, tenant: TenantId, app: Option<AppId>) {
-        let meant = |key: &(TenantId, AppId)| key.0 == tenant && app.is_none_or(|app| key.1 == app);
-        self.open.retain(|key, _| !meant(key));
-        self.followers.retain(|key, _| !meant(key));
+        let meant = |owner: TenantId, held: AppId| owner == tenant && app.is_none_or(|app| held == app);
+        self.open.retain(|book, _| !meant(book.tenant, book.app));
+        self.followers.retain(|(owner, held), _| !meant(*owner, *held));
         self.gates.forget(tenant, app);
         let tenants = self.root.join(tenant.to_string());
         let path = app.map_or_else(|| tenants.clone(), |app| dir(&self.root, tenant, app));

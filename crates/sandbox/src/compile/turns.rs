@@ -72,6 +72,12 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl Turns {
+    /// Turns that are taken, and those who wait for one.
+    pub(super) fn taken(&self) -> (usize, usize) {
+        let state = lock(&self.0);
+        (state.running.len(), state.waiting.iter().filter(|(_, waits)| !waits.is_closed()).count())
+    }
+
     /// Waits for a turn of `tenant`.
     pub(super) async fn turn(&self, tenant: TenantId) -> Result<Turn, Full> {
         let (sender, turn) = oneshot::channel();

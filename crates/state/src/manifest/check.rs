@@ -55,7 +55,7 @@ impl Manifest {
         faults.outbound("outbound", &self.outbound);
         faults.throttle("limit", self.limit.as_ref());
         faults.env("env", &self.env);
-        for (name, StageOverride { env, outbound, limit }) in &self.stages {
+        for (name, StageOverride { env, outbound, limit, access_log: _ }) in &self.stages {
             faults.env(&format!("stages.{name}.env"), env);
             if let Some(outbound) = outbound {
                 faults.outbound(&format!("stages.{name}.outbound"), outbound);

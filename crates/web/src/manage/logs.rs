@@ -24,7 +24,16 @@ pub(crate) async fn log_read(call: Call) -> Answer {
         Some(text) => text.parse().map_err(|_| Refusal::parameter("tail", "it is not a number of lines"))?,
     };
     let stage = call.asked("stage").map(str::parse).transpose();
+    let stream = match call.asked("stream") {
+        None => None,
+        Some("stdout") => Some(Stream::Stdout),
+        Some("stderr") => Some(Stream::Stderr),
+        Some("fault") => Some(Stream::Fault),
+        Some("access") => Some(Stream::Access),
+        Some(_) => return Err(Refusal::parameter("stream", "it is stdout, stderr, fault or access")),
+    };
     let filter = Filter {
+        stream,
         stage: stage.map_err(|error: base::NameError| Refusal::parameter("stage", &error.to_string()))?,
         request: call.asked("request").map(str::to_owned),
         ..Filter::default()
@@ -70,7 +79,7 @@ fn text(line: &Line) -> Bytes {
         Stream::Stdout => "stdout",
         Stream::Stderr => "stderr",
         Stream::Fault => "fault",
-        Stream::Request => "request",
+        Stream::Access => "access",
     };
     json(&LogLine {
         at: line.at,

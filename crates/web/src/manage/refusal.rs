@@ -47,7 +47,25 @@ impl Refusal {
             _ => "no_such_thing",
         };
         let name: String = name.chars().take(80).collect();
-        Self::new(StatusCode::NOT_FOUND, code, format!("there is no {what} `{name}`"))
+        Self::new(StatusCode::NOT_FOUND, code, format!("there is no {what} `{name}`")).with_next_step()
+    }
+
+    /// Where to look for what isn't there by this name, unless it was said already.
+    fn with_next_step(mut self) -> Self {
+        let step = match self.code {
+            "no_such_tenant" => "an operator sees them all with: firm tenant list",
+            "no_such_app" => "see what there is with: firm apps; the first push makes an app: firm push --app NAME",
+            "no_such_stage" => {
+                "see what there is with: firm stages; the first push makes a stage: firm push --stage NAME"
+            }
+            "no_such_release" => "see what there is with: firm releases",
+            "no_such_token" => "see what there is with: firm token list",
+            "no_such_domain" => "see what there is with: firm domain list",
+            "no_such_secret" => "see what is set with: firm secret list",
+            _ => return self,
+        };
+        self.help.get_or_insert_with(|| step.to_owned());
+        self
     }
 
     pub(crate) fn no_endpoint(path: &str) -> Self {
@@ -102,7 +120,7 @@ impl Refusal {
         match denied {
             Denied::NoToken | Denied::Invalid | Denied::Expired(_) => {
                 Self::new(StatusCode::UNAUTHORIZED, "unauthorised", denied.to_string())
-                    .help("send a valid token: `firm token create` makes one")
+                    .help("send a valid token: a tenant's owner or the box's operator makes one with `firm token create`; the operator's own is in the box's data directory, operator.token")
             }
             Denied::OtherTenant | Denied::TooLittle { .. } => {
                 Self::new(StatusCode::FORBIDDEN, "forbidden", denied.to_string())
@@ -219,6 +237,6 @@ impl From<state::Refusal> for Refusal {
             | R::Variable(_) => (StatusCode::BAD_REQUEST, "refused"),
             R::Manifest(_) => (StatusCode::UNPROCESSABLE_ENTITY, "wrong_manifest"),
         };
-        Self::new(status, code, refusal.to_string())
+        Self::new(status, code, refusal.to_string()).with_next_step()
     }
 }

@@ -38,7 +38,12 @@ const WORDS: &[&str] = &[
 
 fn file(bytes: &[u8]) -> File {
     let digest = Digest::of(bytes);
-    File { digest, size: bytes.len() as u64, chunks: vec![Chunk { digest, size: bytes.len() as u64 }] }
+    File {
+        digest,
+        size: bytes.len() as u64,
+        chunks: vec![Chunk { digest, size: bytes.len() as u64 }],
+        encodings: BTreeMap::new(),
+    }
 }
 
 /// A push of two files and a component, as JSON.
