@@ -132,12 +132,9 @@ fn a_body_may_be_so_long_and_no_longer() {
     let url = format!("{}count", node.url("shop"));
     let most = usize::try_from(base::limits::REQUEST_BODY_BYTES_MAX).expect("100 MiB fit");
     let mut whole = vec![b'x'; most + 1];
-    for version in ["--http1.1", "--http2"] {
-        // Too long as it says itself: refused before it is sent.
-        let reply =
-            node.curl(&[version, "-H", "expect:", "-H", &format!("content-length: {}", most + 1), "-d", "x", &url]);
-        reply.expect(413);
-    }
+    // Too long as it says itself: refused before it is sent. Over HTTP/2 curl would break its word, and be reset for that.
+    let length = format!("content-length: {}", most + 1);
+    node.curl(&["--http1.1", "-H", "expect:", "-H", &length, "-d", "x", &url]).expect(413);
     for version in ["--http1.1", "--http2"] {
         // Too long as it turns out: 413, and where more is still being sent, curl may miss it.
         let reply = node.curl_with(&[version, "-X", "POST", "-T", "-", "-H", "expect:", &url], &whole);
@@ -160,8 +157,12 @@ fn a_client_holds_so_many_connections() {
         let mut start = [0; 12];
         sent.and_then(|()| stream.read_exact(&mut start)).is_ok() && start == *b"HTTP/1.1 200"
     };
-    let mut held: Vec<TcpStream> = (0..MOST).map(|_| connect()).collect();
-    assert!(held.iter().all(answers), "so many are let in");
+    let mut held = Vec::new();
+    eventually("the connections of the push are gone, and so many are let in", || {
+        held.clear();
+        held.extend((0..MOST).map(|_| connect()));
+        held.iter().all(answers)
+    });
     assert!(!answers(&connect()), "one more is not");
     // Over TLS it is the same client.
     let reply = node.curl(&[&node.url("shop")]);

@@ -79,8 +79,8 @@ async fn http1(core: Rc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin, peer
     let held = Rc::clone(pulse);
     let service = service_fn(move |request: Request<Incoming>| {
         let under_way = UnderWay::begin(&held);
-        let is_open = request.body().size_hint().exact();
-        framing.set(match is_open {
+        let length = request.body().size_hint().exact();
+        framing.set(match length {
             None => Framing::Open,
             Some(0) => Framing::Head,
             Some(length) => Framing::Body(length),
@@ -88,7 +88,7 @@ async fn http1(core: Rc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin, peer
         let answer = answer(serve(Rc::clone(&core), peer.clone(), request), under_way);
         async move {
             let mut answer = answer.await?;
-            if is_open.is_none() {
+            if length.is_none() {
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(answer)
