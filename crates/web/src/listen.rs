@@ -208,5 +208,6 @@ fn connections_per_core() -> usize {
     let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
-    CONNECTIONS_PER_CORE_MAX.min(files / 2 / cores).max(1)
+    // Each of the two doors holds a place for whoever comes next.
+    CONNECTIONS_PER_CORE_MAX.min(files / 2 / cores).max(2)
 }
