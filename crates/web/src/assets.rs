@@ -1,5 +1,7 @@
 //! What a release is made of, as a core keeps it: the parsed index of recent releases, and small recent files.
 
+mod lent;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -19,6 +21,8 @@ use persist::chunks::GetError;
 use tokio::sync::Semaphore;
 
 use crate::files;
+
+use self::lent::Lent;
 
 /// The files and components of one release.
 pub(crate) struct Assets {
@@ -89,12 +93,16 @@ pub(crate) enum AssetsError {
     Index(#[source] serde_json::Error),
     #[error("the reading thread is gone")]
     Gone,
+    /// Visitors who take what they asked for slowly have all of it.
+    #[error("there is no room to read a large file")]
+    NoRoom,
 }
 
 /// One core's caches.
 pub(crate) struct Cache {
     indexes: RefCell<Bounded<Rc<Assets>>>,
     files: RefCell<Bounded<Bytes>>,
+    lent: Lent,
     /// To read an index.
     turns: Semaphore,
 }
@@ -112,6 +120,7 @@ impl Cache {
         Self {
             indexes: RefCell::new(Bounded::new(INDEX_BYTES_CACHED_PER_CORE_MAX)),
             files: RefCell::new(Bounded::new(STATIC_CACHE_BYTES_PER_CORE)),
+            lent: Lent::new(),
             turns: Semaphore::new(INDEXES_READ_AT_ONCE_PER_CORE),
         }
     }
@@ -153,7 +162,7 @@ impl Cache {
         if let Some(bytes) = self.files.borrow_mut().get(&(tenant, digest)) {
             return Ok(bytes);
         }
-        let bytes = read(chunks, tenant, digest).await?;
+        let bytes = self.lent.chunk((tenant, digest), read(chunks, tenant, digest)).await?;
         if bytes.len() <= STATIC_CACHED_FILE_BYTES_MAX {
             self.files.borrow_mut().hold((tenant, digest), bytes.clone(), bytes.len());
         }

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use state::manifest::StaticFolder;
 
 use crate::answer::{Body, BodyError, Page, redirect};
-use crate::assets::{Files, Prepared, Representation};
+use crate::assets::{AssetsError, Files, Prepared, Representation};
 use crate::front::Core;
 use crate::router::{Folder, Site};
 use asked::{Chosen, Condition, choose, condition, range};
@@ -126,6 +126,7 @@ async fn send(core: &Rc<Core>, asked: &Asked<'_>, path: &str, file: &Prepared, s
     }
     match body(core, asked.site.tenant, sent, part).await {
         Ok(body) => *answer.body_mut() = body,
+        Err(error) if matches!(error.downcast_ref(), Some(AssetsError::NoRoom)) => return crowded(asked.request),
         Err(error) => return unreadable(asked.request, path, &error),
     }
     answer
@@ -147,6 +148,18 @@ fn unacceptable(request: &str) -> Response<Body> {
     };
     let mut answer = page.answer(request);
     answer.headers_mut().insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+    answer
+}
+
+/// Larger files than memory has room for are being sent.
+fn crowded(request: &str) -> Response<Body> {
+    let page = Page {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        said: "Too many large files are being sent just now.",
+        help: "Try again in a moment.",
+    };
+    let mut answer = page.answer(request);
+    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("20"));
     answer
 }
 

@@ -23,6 +23,7 @@ mod rules;
 mod sweep;
 mod throttle;
 mod tls;
+mod upload;
 
 pub use cloud::{Cloud, CloudError, Settings, mint_token};
 pub use listen::{ListenError, Node};

@@ -278,7 +278,7 @@ fn together(limit: &Limit, counter: &AtomicU64, now: u64) -> Verdict {
 }
 
 /// The client that an address is counted as: an IPv6 subscriber holds a whole /64.
-fn client(address: IpAddr) -> IpAddr {
+pub(crate) fn client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6((address.to_bits() & (u128::MAX << 64)).into()),
