@@ -308,8 +308,10 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Within the cloud's own domain a cookie stays at the host that set it. With `Domain` an app could put one into
 /// every other tenant's app, and none of them could tell. Scripts in a page still can, until browsers
-/// know the domain for a public suffix.
+/// know the domain for a public suffix. `Clear-Site-Data` goes: of cookies it clears those of the whole domain, every
+/// tenant's, for whoever visits one app.
 fn keep_cookies_at_home(headers: &mut HeaderMap) {
+    headers.remove("clear-site-data");
     let is_domain = |attribute: &[u8]| {
         let name = attribute.split(|byte| *byte == b'=').next().unwrap_or_default();
         name.trim_ascii().eq_ignore_ascii_case(b"domain")
@@ -347,7 +349,9 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.append(header::SET_COOKIE, HeaderValue::from_static("first=1"));
             headers.append(header::SET_COOKIE, HeaderValue::from_static(set));
+            headers.append("clear-site-data", HeaderValue::from_static("\"cookies\""));
             keep_cookies_at_home(&mut headers);
+            assert!(!headers.contains_key("clear-site-data"));
             let held: Vec<_> = headers.get_all(header::SET_COOKIE).iter().collect();
             assert_eq!(held, ["first=1", wanted], "{set}");
         }

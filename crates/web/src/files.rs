@@ -55,7 +55,7 @@ pub(crate) async fn answer(core: &Rc<Core>, asked: Asked<'_>) -> Response<Body> 
         return answer;
     }
     let below = &asked.path[asked.below..];
-    match meaning(asked.files, &asked.folder.folder, below) {
+    match meaning(asked.files, &asked.folder.settings, below) {
         // `/docs` becomes `/docs/`: relative links of its page would otherwise lead out of it.
         Meaning::File(..) if asked.below > 0 && below.is_empty() => elsewhere(&asked, "/"),
         Meaning::File(path, file, status) => send(core, &asked, path, file, status).await,
@@ -228,8 +228,8 @@ pub(crate) fn cache(folder: &StaticFolder, public: bool) -> HeaderValue {
 
 /// How long this file may be kept.
 fn kept(asked: &Asked<'_>, path: &str, status: StatusCode) -> HeaderValue {
-    let Folder { folder, cache, .. } = asked.folder;
-    let never_changes = || folder.immutable.iter().any(|pattern| pattern.matches(path));
+    let Folder { settings, cache, .. } = asked.folder;
+    let never_changes = || settings.immutable.iter().any(|pattern| pattern.matches(path));
     if asked.site.public && status == StatusCode::OK && never_changes() { CACHE_IMMUTABLE } else { cache.clone() }
 }
 

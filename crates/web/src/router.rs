@@ -80,7 +80,7 @@ pub(crate) enum SiteTarget {
 /// A static folder as it is shown.
 pub(crate) struct Folder {
     pub name: Name,
-    pub folder: StaticFolder,
+    pub settings: StaticFolder,
     /// The `Cache-Control` of what isn't immutable.
     pub cache: HeaderValue,
 }
@@ -307,9 +307,9 @@ impl Builder {
                 Some(SiteTarget::Component(self.code(app, stage, name, component)))
             }
             Target::Static(name) => {
-                let folder = manifest.statics.get(name)?.clone();
-                let cache = files::cache(&folder, stage.is_live());
-                Some(SiteTarget::Static(Folder { name: name.clone(), folder, cache }))
+                let settings = manifest.statics.get(name)?.clone();
+                let cache = files::cache(&settings, stage.is_live());
+                Some(SiteTarget::Static(Folder { name: name.clone(), settings, cache }))
             }
         };
         let route = |route: &state::manifest::Route| {

@@ -172,7 +172,7 @@ mod tests {
         Representation { etag: HeaderValue::from_static("\"x\""), size, chunks: Box::default() }
     }
 
-    fn headers(name: HeaderName, fields: &[&str]) -> HeaderMap {
+    fn headers(name: &HeaderName, fields: &[&str]) -> HeaderMap {
         fields.iter().map(|field| (name.clone(), HeaderValue::from_str(field).expect("a value"))).collect()
     }
 
@@ -184,7 +184,7 @@ mod tests {
             plain: representation(100),
             encoded: encoded.map(|(encoding, size)| (encoding, representation(size))).into(),
         };
-        match choose(&file, &headers(header::ACCEPT_ENCODING, fields)) {
+        match choose(&file, &headers(&header::ACCEPT_ENCODING, fields)) {
             Chosen::Plain(_) => "plain",
             Chosen::Encoded(encoding, _) => encoding.as_str(),
             Chosen::Nothing => "nothing",
@@ -226,15 +226,15 @@ mod tests {
     #[test]
     fn a_tag_that_is_held_isn_t_sent_again() {
         let etag = HeaderValue::from_static("\"a\"");
-        let none = |field: &str| condition(&headers(header::IF_NONE_MATCH, &[field]), &etag);
+        let none = |field: &str| condition(&headers(&header::IF_NONE_MATCH, &[field]), &etag);
         for held in ["\"a\"", "W/\"a\"", "\"b\", \"a\"", "*"] {
             assert_eq!(none(held), Condition::NotModified, "{held}");
         }
         for other in ["\"b\"", "a", "", "\"A\""] {
             assert_eq!(none(other), Condition::Send, "{other}");
         }
-        assert_eq!(condition(&headers(header::IF_NONE_MATCH, &["\"b\"", "\"a\""]), &etag), Condition::NotModified);
-        let only = |field: &str| condition(&headers(header::IF_MATCH, &[field]), &etag);
+        assert_eq!(condition(&headers(&header::IF_NONE_MATCH, &["\"b\"", "\"a\""]), &etag), Condition::NotModified);
+        let only = |field: &str| condition(&headers(&header::IF_MATCH, &[field]), &etag);
         assert_eq!(
             (only("\"a\""), only("*"), only("\"b\", \"a\"")),
             (Condition::Send, Condition::Send, Condition::Send)

@@ -48,12 +48,12 @@ fn a_path_means_a_file_of_the_folder() {
         "evil.example/index.html",
         "404.html",
     ];
-    let files: HashMap<Box<str>, ()> = paths.iter().map(|path| ((*path).into(), ())).collect();
+    let files: HashMap<Box<str>, u8> = paths.iter().map(|path| ((*path).into(), 0)).collect();
     let inputs = (mutated_text(PATHS, WORDS), any::<bool>(), any::<bool>());
     fuzz("static paths", &inputs, |(path, spa, clean_urls)| {
         let folder = StaticFolder { spa, clean_urls, ..StaticFolder::default() };
         match meaning(&files, &folder, &path) {
-            Meaning::File(found, (), status) => {
+            Meaning::File(found, _, status) => {
                 prop_assert!(files.contains_key(found), "{found:?}");
                 prop_assert!(status == StatusCode::OK || status == StatusCode::NOT_FOUND);
             }

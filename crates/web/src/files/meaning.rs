@@ -96,18 +96,18 @@ mod tests {
         StaticFolder { spa, ..StaticFolder::default() }
     }
 
-    fn files(paths: &[&str]) -> HashMap<Box<str>, ()> {
-        paths.iter().map(|path| ((*path).into(), ())).collect()
+    fn files(paths: &[&str]) -> HashMap<Box<str>, u8> {
+        paths.iter().map(|path| ((*path).into(), 0)).collect()
     }
 
-    fn check(path: &str, wanted: &Meaning<'_, ()>) {
+    fn check(path: &str, wanted: &Meaning<'_, u8>) {
         let files = files(&["index.html", "about.html", "blog/index.html", "a b.txt", "css/site.css", "404.html"]);
         assert_eq!(meaning(&files, &folder(false), path), *wanted, "{path}");
     }
 
     #[test]
     fn paths_mean_what_people_expect() {
-        let ok = |path: &'static str| Meaning::File(path, &(), StatusCode::OK);
+        let ok = |path: &'static str| Meaning::File(path, &0, StatusCode::OK);
         let elsewhere = |path: &str| Meaning::Elsewhere(path.to_owned());
         check("/", &ok("index.html"));
         check("", &ok("index.html"));
@@ -124,11 +124,11 @@ mod tests {
 
     #[test]
     fn no_spelling_is_sent_to_itself() {
-        let ok = |path: &'static str| Meaning::File(path, &(), StatusCode::OK);
+        let ok = |path: &'static str| Meaning::File(path, &0, StatusCode::OK);
         check("/about%2ehtml", &ok("about.html"));
         check("/index%2ehtml", &ok("index.html"));
         check("/%69ndex.html", &ok("index.html"));
-        check("/about%2f", &Meaning::File("404.html", &(), StatusCode::NOT_FOUND));
+        check("/about%2f", &Meaning::File("404.html", &0, StatusCode::NOT_FOUND));
     }
 
     #[test]
@@ -137,14 +137,14 @@ mod tests {
         for path in
             ["/nothing", "/../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/css/..%2findex.html", "/%00", "/css", &long]
         {
-            check(path, &Meaning::File("404.html", &(), StatusCode::NOT_FOUND));
+            check(path, &Meaning::File("404.html", &0, StatusCode::NOT_FOUND));
         }
         check("/%ff", &Meaning::Nothing);
     }
 
     #[test]
     fn a_single_page_app_answers_every_path() {
-        let wanted = Meaning::File("index.html", &(), StatusCode::OK);
+        let wanted = Meaning::File("index.html", &0, StatusCode::OK);
         assert_eq!(meaning(&files(&["index.html", "404.html"]), &folder(true), "/deep/link"), wanted);
     }
 
