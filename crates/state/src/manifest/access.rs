@@ -137,8 +137,19 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_pointed_at() {
-        expect![[""]].assert_eq(&read("access_log = \"query\"").expect_err("it is no switch"));
-        expect![[""]].assert_eq(&read("access_log = { quer = true }").expect_err("there is no such key"));
+        expect![[r#"
+            invalid type: string "query", expected true, false, or a table such as { query = true, client = "whole" }
+             --> firm.toml:1:14
+            1 | access_log = "query"
+              |              ^^^^^^^"#]]
+        .assert_eq(&read("access_log = \"query\"").expect_err("it is no switch"));
+        expect![[r#"
+            unknown key `quer`
+             --> firm.toml:1:16
+            1 | access_log = { quer = true }
+              |                ^^^^
+              help: did you mean `query`?"#]]
+        .assert_eq(&read("access_log = { quer = true }").expect_err("there is no such key"));
     }
 
     #[test]
