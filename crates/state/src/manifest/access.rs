@@ -35,9 +35,10 @@ pub enum AccessLogClient {
     None,
 }
 
-/// The table's form.
+/// What an access line keeps.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "AccessLogKept")]
 struct Kept {
     /// Keep the query too. It may carry what nobody should read later.
     #[serde(default)]
