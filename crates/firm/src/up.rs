@@ -56,7 +56,7 @@ pub struct UpArgs {
     /// Memory that all apps' instances may have together, such as 8GiB [default: half of the machine's]
     #[arg(long, value_name = "BYTES")]
     guest_memory: Option<Bytes>,
-    /// Send spans of requests to this OpenTelemetry collector, by OTLP over HTTP, as in http://127.0.0.1:4318
+    /// Send spans of requests to this OpenTelemetry collector, by OTLP over HTTP, as in `http://127.0.0.1:4318`
     #[arg(long, value_name = "URL", env = "FIRM_OTLP")]
     otlp: Option<String>,
     /// The share of requests that get a span, from 0 to 1

@@ -13,6 +13,7 @@
 mod gate;
 mod writer;
 
+use std::cmp::Reverse;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -319,7 +320,10 @@ impl Logs {
             }
             Ok(lines)
         });
-        let mut lines = newest_first(said?, access?, count);
+        let mut access: Vec<Line> = access?;
+        // They come by the batch, each core's on its own: those of the same moment may stand a batch apart.
+        access.sort_by_key(|line| Reverse(line.at));
+        let mut lines = newest_first(said?, access, count);
         lines.reverse();
         Ok(lines)
     }

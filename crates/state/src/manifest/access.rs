@@ -35,9 +35,10 @@ pub enum AccessLogClient {
     None,
 }
 
-/// The table's form.
+/// What an access line keeps.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "AccessLogKept")]
 struct Kept {
     /// Keep the query too. It may carry what nobody should read later.
     #[serde(default)]
@@ -137,8 +138,19 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_pointed_at() {
-        expect![[""]].assert_eq(&read("access_log = \"query\"").expect_err("it is no switch"));
-        expect![[""]].assert_eq(&read("access_log = { quer = true }").expect_err("there is no such key"));
+        expect![[r#"
+            invalid type: string "query", expected true, false, or a table such as { query = true, client = "whole" }
+             --> firm.toml:1:14
+            1 | access_log = "query"
+              |              ^^^^^^^"#]]
+        .assert_eq(&read("access_log = \"query\"").expect_err("it is no switch"));
+        expect![[r#"
+            unknown key `quer`
+             --> firm.toml:1:16
+            1 | access_log = { quer = true }
+              |                ^^^^
+              help: did you mean `query`?"#]]
+        .assert_eq(&read("access_log = { quer = true }").expect_err("there is no such key"));
     }
 
     #[test]
