@@ -7,6 +7,8 @@
 
 #[path = "cloud/api_matrix.rs"]
 mod api_matrix;
+#[path = "cloud/attack.rs"]
+mod attack;
 #[path = "cloud/bad_input.rs"]
 mod bad_input;
 #[path = "cloud/durability.rs"]

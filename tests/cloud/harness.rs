@@ -55,6 +55,8 @@ pub(crate) struct Node {
     root: TempDir,
     data: PathBuf,
     args: Vec<String>,
+    /// Descriptors that it may have, where it may not have as many as the tests.
+    descriptors: Option<u32>,
     ports: (u16, u16),
     child: Option<Child>,
     pid: u32,
@@ -68,13 +70,24 @@ impl Node {
     /// With further arguments of `firm up`.
     #[track_caller]
     pub(crate) fn start_with(args: &[&str]) -> Self {
+        Self::start_as(None, args)
+    }
+
+    /// With no more than so many descriptors.
+    #[track_caller]
+    pub(crate) fn start_within(descriptors: u32, args: &[&str]) -> Self {
+        Self::start_as(Some(descriptors), args)
+    }
+
+    #[track_caller]
+    fn start_as(descriptors: Option<u32>, args: &[&str]) -> Self {
         let root = tempfile::Builder::new().prefix("firm-node-").tempdir().expect("a folder for the node");
         for folder in ["config", "share", "data"] {
             fs::create_dir(root.path().join(folder)).expect("a folder for the node");
         }
         let args = args.iter().map(ToString::to_string).collect();
         let data = root.path().join("data");
-        let mut node = Self { root, data, args, ports: (0, 0), child: None, pid: 0 };
+        let mut node = Self { root, data, args, descriptors, ports: (0, 0), child: None, pid: 0 };
         for _ in 0..STARTS_MAX {
             node.ports = (free_port(), free_port());
             match node.launch() {
@@ -99,8 +112,11 @@ impl Node {
             File::options().create(true).append(true).open(self.stderr_path()).expect("a file for the node's words");
         let said_before = stderr.metadata().expect("the file is open").len();
         let begun = Instant::now();
-        let mut child = self
-            .command()
+        let mut command = match self.descriptors {
+            None => self.command(),
+            Some(most) => self.command_within(most),
+        };
+        let mut child = command
             .args(["up", "--json", "--listen", "127.0.0.1", "--dir"])
             .arg(self.dir())
             .args(["--port", &self.ports.0.to_string(), "--http-port", &self.ports.1.to_string()])
@@ -201,6 +217,15 @@ impl Node {
     /// `firm`, to be given arguments: in the node's folder and with its contexts.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(FIRM);
+        command.current_dir(self.root.path());
+        isolate(&mut command, self.root.path());
+        command
+    }
+
+    /// The same with a limit on descriptors. The shell becomes the program, so the child's id is the node's.
+    fn command_within(&self, descriptors: u32) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {descriptors} && exec \"$0\" \"$@\""), FIRM]);
         command.current_dir(self.root.path());
         isolate(&mut command, self.root.path());
         command
@@ -575,6 +600,8 @@ pub(crate) fn python(script: &str) -> Command {
     let python = cache().join("test-python/bin/python");
     assert!(python.is_file(), "{} is missing\n  help: tools/install test", python.display());
     let mut command = Command::new(python);
+    // Scripts that use each other would leave their compiled forms beside them.
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
     command.arg(Path::new(ROOT).join("tests/cloud").join(script));
     command
 }

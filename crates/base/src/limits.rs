@@ -251,9 +251,18 @@ pub const PROGRAMS_LOADED_MAX: usize = 4_096;
 /// Connections one core may hold open.
 /// 1 GiB a core for sockets ÷ (16 KiB read + 16 KiB write buffer + 4 KiB of state) = 29,127; rounded down to a power of two.
 pub const CONNECTIONS_PER_CORE_MAX: usize = 16_384;
-/// Bytes of a request's line and headers. nginx allows 4 × 8 KiB.
+/// Of the idle connections of a full core this part, the longest idle, leaves at once for newcomers: each look at all
+/// 16,384 of them makes 1,024 places.
+pub const CONNECTIONS_EVICTED_SHARE: usize = 16;
+/// Connections one client address (IPv6: one /64) may hold open on the box, unless `firm up --connections-per-client`
+/// says otherwise. A browser opens six a site over HTTP/1.1 and one over HTTP/2: 170 people behind one address. Sixteen
+/// such clients fill a core.
+pub const CONNECTIONS_PER_CLIENT_DEFAULT: u32 = 1_024;
+/// How often the log tells of refused connections.
+pub const REFUSALS_TOLD_EVERY: Duration = Duration::from_mins(1);
+/// Bytes of a request's line and headers; beyond is 431. nginx allows 4 × 8 KiB.
 pub const HEADER_BYTES_MAX: usize = 32 * KIB;
-/// Header fields of a request.
+/// Header fields of a request; beyond is 431.
 pub const HEADER_FIELDS_MAX: usize = 100;
 /// Bytes of a request's path and query.
 pub const URL_BYTES_MAX: usize = 8 * KIB;
@@ -261,12 +270,37 @@ pub const URL_BYTES_MAX: usize = 8 * KIB;
 pub const REQUEST_BODY_BYTES_MAX: u64 = 100 << 20;
 /// Streams of one HTTP/2 connection at once.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 128;
+/// Bytes of a body that one stream, and that all streams of an HTTP/2 connection, may send before the app has taken
+/// them. Over 50 ms of distance that is 5 and 10 MB/s.
+pub const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+pub const CONNECTION_WINDOW_BYTES: u32 = 512 << 10;
+/// Bytes of an answer that one stream may have ready before they are sent: 128 streams × 64 KiB = 8 MiB a connection.
+pub const STREAM_SEND_BYTES: usize = 64 * KIB;
+/// Bytes that the kernel may hold for a connection before they are sent the first time.
+pub const KERNEL_UNSENT_BYTES: u32 = 128 << 10;
+/// Requests of a connection from which on it is cut when more than half of them were taken back before there was an
+/// answer (CVE-2023-44487, CVE-2025-8671). Envoy draws the same line.
+pub const REQUESTS_CANCELLED_MIN: u64 = 500;
 /// From accept to a finished TLS handshake.
 pub const TLS_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
-/// From the first byte of a request to the last of its headers.
+/// From the first byte of a request to the last of its headers; for a connection's first request, from its accept or
+/// its TLS handshake.
 pub const HEADERS_TIME_MAX: Duration = Duration::from_secs(15);
 /// A connection without a request.
 pub const IDLE_TIME_MAX: Duration = Duration::from_secs(75);
+/// Bytes a second at which a visitor must send the body that an app waits for, and take the answer that lies ready,
+/// measured over the time in `TRANSFER_GRACE`. Both are Apache's figures for bodies.
+pub const TRANSFER_BYTES_PER_SECOND_MIN: u64 = 500;
+/// What a visitor gets before that is asked, and each time anew: a tunnel takes less.
+pub const TRANSFER_GRACE: Duration = Duration::from_secs(20);
+/// Bytes taken off a connection that the node closes, and how long that may take, so that its last answer isn't
+/// overtaken by a reset.
+pub const LINGER_BYTES_MAX: usize = 256 * KIB;
+pub const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
+/// A visitor whose machine is gone is noticed after this silence and so many probes: 75 + 4 × 15 s.
+pub const PEER_SILENCE_MAX: Duration = Duration::from_secs(75);
+pub const PEER_SILENCE_PROBE_EVERY: Duration = Duration::from_secs(15);
+pub const PEER_SILENCE_PROBES: u32 = 4;
 /// What a draining node gives requests in flight.
 pub const DRAIN_TIME_DEFAULT: Duration = Duration::from_secs(30);
 /// Certificates made for local names and kept; the least recently used is made again.
@@ -275,6 +309,10 @@ pub const CERTIFICATES_CACHED_MAX: usize = 4_096;
 pub const STATIC_CACHE_BYTES_PER_CORE: usize = 64 * MIB;
 /// The largest file that this cache takes.
 pub const STATIC_CACHED_FILE_BYTES_MAX: usize = 256 * KIB;
+/// Bytes of larger files that one core has in memory while they are sent: 64 chunks of the largest size, 256 of the mean.
+pub const CHUNKS_LENT_BYTES_PER_CORE: usize = 256 * MIB;
+/// What a request waits for room among them: slow visitors are cut after 20 s, and leave room.
+pub const CHUNK_WAIT_MAX: Duration = Duration::from_secs(25);
 /// Release indexes that one core keeps parsed.
 pub const INDEXES_CACHED_PER_CORE_MAX: usize = 1_024;
 /// Client keys that one throttle remembers at once; the oldest idle key makes room.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use auth::Minted;
-use base::limits::{DRAIN_TIME_DEFAULT, INSTANCES_MEMORY_PERCENT};
+use base::limits::{CONNECTIONS_PER_CLIENT_DEFAULT, DRAIN_TIME_DEFAULT, INSTANCES_MEMORY_PERCENT};
 use base::{Bytes, Digest, Name, Span, TokenId};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -56,6 +56,9 @@ pub struct UpArgs {
     /// Memory that all apps' instances may have together, such as 8GiB [default: half of the machine's]
     #[arg(long, value_name = "BYTES")]
     guest_memory: Option<Bytes>,
+    /// Connections that one client address (IPv6: one /64) may hold at once; 0 for any number, as behind a proxy
+    #[arg(long, value_name = "N", default_value_t = CONNECTIONS_PER_CLIENT_DEFAULT)]
+    connections_per_client: u32,
     /// The name of the context that is registered for this cloud
     #[arg(long, default_value = "local")]
     context_name: Name,
@@ -145,6 +148,10 @@ fn settings(args: &UpArgs) -> Outcome<Settings> {
         tls: SocketAddr::new(args.listen, args.port),
         plain: SocketAddr::new(args.listen, args.http_port),
         serve_plain: args.serve_plain,
+        connections_per_client: match args.connections_per_client {
+            0 => u32::MAX,
+            most => most,
+        },
         compiler: sandbox::Compiler { program, args: vec!["compile".into()] },
         private_hosts: args.allow_private.clone(),
         guest_memory: args.guest_memory.map_or_else(guest_memory, |bytes| bytes.0),

@@ -1,5 +1,7 @@
 //! What a release is made of, as a core keeps it: the parsed index of recent releases, and small recent files.
 
+mod lent;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -11,6 +13,8 @@ use bytes::Bytes;
 use hashlink::LruCache;
 use persist::Chunks;
 use persist::chunks::GetError;
+
+use self::lent::Lent;
 
 /// The files and components of one release.
 pub(crate) struct Assets {
@@ -27,12 +31,16 @@ pub(crate) enum AssetsError {
     Index(#[source] serde_json::Error),
     #[error("the reading thread is gone")]
     Gone,
+    /// Visitors who take what they asked for slowly have all of it.
+    #[error("there is no room to read a large file")]
+    NoRoom,
 }
 
 /// One core's caches.
 pub(crate) struct Cache {
     indexes: RefCell<LruCache<(TenantId, Digest), Rc<Assets>>>,
     files: RefCell<Files>,
+    lent: Lent,
 }
 
 struct Files {
@@ -43,7 +51,11 @@ struct Files {
 impl Cache {
     pub(crate) fn new() -> Self {
         let files = Files { held: LruCache::new_unbounded(), bytes: 0 };
-        Self { indexes: RefCell::new(LruCache::new(INDEXES_CACHED_PER_CORE_MAX)), files: RefCell::new(files) }
+        Self {
+            indexes: RefCell::new(LruCache::new(INDEXES_CACHED_PER_CORE_MAX)),
+            files: RefCell::new(files),
+            lent: Lent::new(),
+        }
     }
 
     /// The release's index, read and parsed where it isn't held.
@@ -71,7 +83,7 @@ impl Cache {
         if let Some(bytes) = self.files.borrow_mut().held.get(&(tenant, digest)) {
             return Ok(bytes.clone());
         }
-        let bytes = read(chunks, tenant, digest).await?;
+        let bytes = self.lent.chunk((tenant, digest), read(chunks, tenant, digest)).await?;
         if bytes.len() <= STATIC_CACHED_FILE_BYTES_MAX {
             self.files.borrow_mut().hold((tenant, digest), bytes.clone());
         }

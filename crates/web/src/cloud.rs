@@ -37,6 +37,8 @@ pub struct Settings {
     pub plain: SocketAddr,
     /// Serve apps on plain HTTP too; otherwise it only redirects to TLS.
     pub serve_plain: bool,
+    /// Connections that one client address may hold.
+    pub connections_per_client: u32,
     /// The process that compiles components.
     pub compiler: Compiler,
     /// Private addresses that apps may reach all the same, when their manifest names them.

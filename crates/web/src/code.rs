@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use base::limits::{INSTANCES_PER_TENANT_MAX, REQUEST_BODY_BYTES_MAX, WAITING_PER_PLACE_MAX};
+use base::limits::{
+    INSTANCES_PER_TENANT_MAX, REQUEST_BODY_BYTES_MAX, TRANSFER_BYTES_PER_SECOND_MIN, WAITING_PER_PLACE_MAX,
+};
 use base::{AppId, Digest, Name, ReleaseNo, TenantId, chain};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::BodyExt as _;
 use persist::{Line, Logs};
 use sandbox::{BodyError, Cell, Fault, LoadError, Program, Reuse, Stream, Visit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -22,6 +24,7 @@ use crate::answer::{Body, Page};
 use crate::assets;
 use crate::front::{Core, Unread};
 use crate::router::{Code, Site};
+use crate::upload::{Cut, Fate, Upload};
 
 pub(crate) use store::Buckets;
 
@@ -120,6 +123,9 @@ pub(crate) async fn answer(
     id: &Arc<str>,
 ) -> Response<Body> {
     let cell = code.cell.get_or_init(|| Arc::new(cell(core, site, code)));
+    if request.body().as_ref().is_some_and(|body| body.size_hint().lower() > REQUEST_BODY_BYTES_MAX) {
+        return cut_off(Cut::Long, id);
+    }
     let refuse = |status, said, why: &str| {
         cell.log.line(id, Stream::Fault, why);
         Page { status, said, help: "Try again in a moment." }.answer(id)
@@ -149,14 +155,19 @@ pub(crate) async fn answer(
         Err(why) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, "This app can't be started.", &why),
     };
     let visit = Visit { request: Arc::clone(id), core: core.number, permit: Some(Box::new((place, share))) };
-    let limit = usize::try_from(REQUEST_BODY_BYTES_MAX).unwrap_or(usize::MAX);
     let head_only = *request.method() == Method::HEAD;
     let shares_its_domain = request.uri().host().is_some_and(|host| core.cloud.is_own(host));
     let (parts, body) = request.into_parts();
-    let body = body.take().filter(|body| !body.is_end_stream());
-    let body = body.map(|body| Limited::new(body, limit).map_err(body_error).boxed_unsync());
+    let body = body.take().filter(|body| !body.is_end_stream()).map(Upload::new);
+    let fate = body.as_ref().map(Upload::fate);
+    let body = body.map(|body| body.map_err(body_error).boxed_unsync());
     let request = Request::from_parts(parts, body.unwrap_or_default());
-    match core.cloud.sandbox.handle(&program, cell, visit, request).await {
+    let handled = core.cloud.sandbox.handle(&program, cell, visit, request).await;
+    if let Some(cut) = fate.as_ref().and_then(Fate::cut) {
+        // Whatever the app made of half a request: the visitor hears what was wrong with it.
+        return cut_off(cut, id);
+    }
+    match handled {
         Ok(answer) => {
             let (mut parts, body) = answer.into_parts();
             if parts.status.is_informational() {
@@ -200,11 +211,33 @@ fn cell(core: &Core, site: &Site, code: &Code) -> Cell {
     }
 }
 
-/// The visitor's connection broke, or its body is longer than one may be.
+/// A body that wasn't read to its end. The rest may still come, and is nobody's next request.
+fn cut_off(cut: Cut, id: &str) -> Response<Body> {
+    let (status, said, help) = match cut {
+        Cut::Slow => (
+            StatusCode::REQUEST_TIMEOUT,
+            "The request came too slowly.",
+            format!("Send at least {TRANSFER_BYTES_PER_SECOND_MIN} bytes a second."),
+        ),
+        Cut::Long => (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "The request is too long.",
+            format!("Its body may have {REQUEST_BODY_BYTES_MAX} bytes."),
+        ),
+        Cut::Broken => (StatusCode::BAD_REQUEST, "The request's body is damaged.", "Send it again.".to_owned()),
+    };
+    Page { status, said, help: &help }.answer(id)
+}
+
+/// The visitor's connection broke, its body came too slowly, or it is longer than one may be.
 fn body_error(error: Box<dyn std::error::Error + Send + Sync>) -> BodyError {
-    error
-        .downcast::<hyper::Error>()
-        .map_or_else(|_| BodyError::HttpRequestBodySize(Some(REQUEST_BODY_BYTES_MAX)), |error| (*error).into())
+    match error.downcast_ref::<Cut>() {
+        Some(Cut::Slow) => BodyError::ConnectionReadTimeout,
+        Some(Cut::Long) => BodyError::HttpRequestBodySize(Some(REQUEST_BODY_BYTES_MAX)),
+        Some(Cut::Broken) | None => {
+            error.downcast::<hyper::Error>().map_or(BodyError::HttpProtocolError, |error| (*error).into())
+        }
+    }
 }
 
 /// The mapped program; compiled anew where an upgrade of the engine has made its artifact useless.

@@ -11,6 +11,7 @@ use percent_encoding::percent_decode_str;
 use state::manifest::StaticFolder;
 
 use crate::answer::{Body, BodyError, Page, redirect};
+use crate::assets::AssetsError;
 use crate::front::Core;
 use crate::router::Site;
 
@@ -158,6 +159,16 @@ async fn send(core: &Rc<Core>, asked: &Asked<'_>, path: &str, status: StatusCode
     }
     match body(core, asked.site, file, range).await {
         Ok(body) => *answer.body_mut() = body,
+        Err(error) if matches!(error.downcast_ref(), Some(AssetsError::NoRoom)) => {
+            let page = Page {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                said: "Too many large files are being sent just now.",
+                help: "Try again in a moment.",
+            };
+            let mut answer = page.answer(asked.request);
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("20"));
+            return answer;
+        }
         Err(error) => {
             tracing::error!(request = asked.request, path, "a file can't be read: {error}");
             let page = Page {

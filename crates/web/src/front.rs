@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
-use base::limits::{REFUSED_BODY_BYTES_MAX, REFUSED_BODY_TIME_MAX, URL_BYTES_MAX};
+use base::limits::{HEADER_FIELDS_MAX, REFUSED_BODY_BYTES_MAX, REFUSED_BODY_TIME_MAX, URL_BYTES_MAX};
 use base::{Timestamp, chain};
 use bytes::Bytes;
 use http::uri::Authority;
@@ -134,9 +134,13 @@ async fn route(core: &Rc<Core>, peer: &Peer, request: Request<Unread<'_>>, id: &
         let help = format!("It has {url_bytes} bytes, and {URL_BYTES_MAX} are the most.");
         return Page { status: StatusCode::URI_TOO_LONG, said: "The address is too long.", help: &help }.answer(id);
     }
+    if let Some(page) = head_fault(&request) {
+        return last(page.answer(id), request.version());
+    }
     let Some(authority) = authority(&request) else {
         let help = "Send one Host header with the name of the site, and no other one in its place.";
-        return Page { status: StatusCode::BAD_REQUEST, said: "The request names no host, or two.", help }.answer(id);
+        let page = Page { status: StatusCode::BAD_REQUEST, said: "The request names no host, or two.", help };
+        return last(page.answer(id), request.version());
     };
     let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
     if let Scheme::Tls { name: Some(name) } = &peer.scheme
@@ -156,7 +160,7 @@ async fn route(core: &Rc<Core>, peer: &Peer, request: Request<Unread<'_>>, id: &
         // A 2xx to it would turn the connection into a tunnel, with nothing at its other end.
         let page =
             Page { status: StatusCode::NOT_IMPLEMENTED, said: "This is no proxy.", help: "Send a request to a site." };
-        return page.answer(id);
+        return last(page.answer(id), request.version());
     }
     let router = core.router();
     let Some(site) = router.site(&host) else {
@@ -172,6 +176,28 @@ async fn route(core: &Rc<Core>, peer: &Peer, request: Request<Unread<'_>>, id: &
         return *answer;
     }
     site_answer(core, peer, site, &authority, request, id).await
+}
+
+/// What is wrong with a head that the parsers of both protocols let pass.
+fn head_fault(request: &Request<Unread<'_>>) -> Option<Page<'static>> {
+    if request.headers().len() > HEADER_FIELDS_MAX {
+        let said = "The request has too many header fields.";
+        let help = "Send fewer: cookies of other sites on this domain may be among them.";
+        return Some(Page { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, said, help });
+    }
+    let is_open = request.body().as_ref().is_some_and(|body| !body.is_end_stream());
+    let coding = request.headers().get(header::TRANSFER_ENCODING).filter(|_| is_open)?;
+    // RFC 9112, 6.1. An app would be given what is still packed, and take it for the body.
+    (!coding.as_bytes().eq_ignore_ascii_case(b"chunked")).then_some(Page {
+        status: StatusCode::NOT_IMPLEMENTED,
+        said: "The request comes in a transfer coding that is not known here.",
+        help: "Send it in chunks, or with its length.",
+    })
+}
+
+/// Apps answer requests; there is no interface yet by which one could be given the connection (docs/decisions/0011).
+fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    headers.get(header::UPGRADE).is_some_and(|wanted| wanted.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// The API speaks over TLS only: a token must not cross a network in the clear, even where apps may be served so.
@@ -227,6 +253,11 @@ async fn site_answer(
             let Some(component) = assets.components.get(&code.name) else {
                 return unreadable(site, "a component is missing", id);
             };
+            if asks_for_websocket(request.headers()) {
+                let help = "Ask with plain requests; events from the app come as server-sent events.";
+                let said = "Apps here don't speak WebSocket.";
+                return Page { status: StatusCode::NOT_IMPLEMENTED, said, help }.answer(id);
+            }
             forwarded(peer, authority, &mut request, id);
             code::answer(core, site, code, *component, request, id).await
         }
@@ -266,6 +297,12 @@ fn draining(version: http::Version, id: &str) -> Response<Body> {
     };
     let mut answer = page.answer(id);
     answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+    last(answer, version)
+}
+
+/// Over HTTP/1.1 the connection ends with this answer. Whatever stands behind a request that was refused for its form may
+/// be a part of it.
+fn last(mut answer: Response<Body>, version: http::Version) -> Response<Body> {
     if version < http::Version::HTTP_2 {
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

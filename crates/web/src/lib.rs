@@ -21,6 +21,7 @@ mod router;
 mod sweep;
 mod throttle;
 mod tls;
+mod upload;
 
 pub use cloud::{Cloud, CloudError, Settings, mint_token};
 pub use listen::{ListenError, Node};

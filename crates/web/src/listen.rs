@@ -1,4 +1,14 @@
 //! Sockets: a listener a core for each port, connections that stay on their core, and a drain that cuts nothing.
+//!
+//! What a visitor may take of a core is bounded where it connects (`accept.rs`, `clients.rs`), while it is connected
+//! (`pulse.rs`), and in each protocol (`connection.rs`, `heads.rs`).
+
+mod accept;
+mod clients;
+mod connection;
+mod heads;
+mod pulse;
+mod wire;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
@@ -8,24 +18,20 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use base::chain;
 use base::limits::{
-    CONNECTIONS_PER_CORE_MAX, HEADER_BYTES_MAX, HEADER_FIELDS_MAX, HEADERS_TIME_MAX, IDLE_TIME_MAX,
-    STREAMS_PER_CONNECTION_MAX, TLS_HANDSHAKE_TIME_MAX,
+    CONNECTIONS_PER_CORE_MAX, KERNEL_UNSENT_BYTES, PEER_SILENCE_MAX, PEER_SILENCE_PROBE_EVERY, PEER_SILENCE_PROBES,
 };
-use hyper::rt::Executor;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::LocalSet;
 use tokio_rustls::TlsAcceptor;
 
+use self::accept::{Door, accept, look_after};
+use self::clients::Clients;
+use self::pulse::Pulses;
 use crate::cloud::Cloud;
-use crate::front::{Core, Peer, Scheme, serve};
+use crate::front::Core;
 use crate::tls::{self, TlsError};
 
 /// Connections that the kernel holds for a core that is busy.
@@ -83,13 +89,14 @@ impl Node {
             probe(address)?;
         }
         let phase = watch::Sender::new(Phase::Serving);
+        let clients = Clients::new(settings.connections_per_client);
         let count = thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let mut cores = Vec::with_capacity(count);
         for number in 0..count {
             let listeners = (listen(settings.tls)?, listen(settings.plain)?);
             let core = cloud.clone();
-            let (tls, phase) = (Arc::clone(&tls), phase.subscribe());
-            let run = move || run_core(number, core, listeners, tls, phase);
+            let (tls, clients, phase) = (Arc::clone(&tls), Arc::clone(&clients), phase.subscribe());
+            let run = move || run_core(number, core, listeners, tls, clients, phase);
             cores.push(thread::Builder::new().name(format!("core-{number}")).spawn(run).map_err(ListenError::Thread)?);
         }
         let beside = [tokio::spawn(Arc::clone(&cloud).follow()), tokio::spawn(crate::sweep::sweep(Arc::clone(&cloud)))];
@@ -141,6 +148,14 @@ fn listen(address: SocketAddr) -> Result<StdListener, ListenError> {
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
+        // Connections have these of their listener, and no system call of their own for them.
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_notsent_lowat(KERNEL_UNSENT_BYTES)?;
+        let keepalive = TcpKeepalive::new()
+            .with_time(PEER_SILENCE_MAX)
+            .with_interval(PEER_SILENCE_PROBE_EVERY)
+            .with_retries(PEER_SILENCE_PROBES);
+        socket.set_tcp_keepalive(&keepalive)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok(StdListener::from(socket))
@@ -153,6 +168,7 @@ fn run_core(
     cloud: Arc<Cloud>,
     listeners: (StdListener, StdListener),
     tls: Arc<ServerConfig>,
+    clients: Arc<Clients>,
     mut phase: watch::Receiver<Phase>,
 ) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -165,12 +181,22 @@ fn run_core(
             Ok(core) => Rc::new(core),
             Err(error) => return tracing::error!("a core gets no random bytes: {error}"),
         };
+        let pulses = Rc::new(Pulses::default());
         let room = Arc::new(Semaphore::new(connections_per_core()));
         let (secure, plain) = listeners;
         for (listener, tls) in [(secure, Some(TlsAcceptor::from(tls))), (plain, None)] {
-            let (core, room, phase) = (Rc::clone(&core), Arc::clone(&room), phase.clone());
-            tokio::task::spawn_local(accept(core, listener, tls, room, phase));
+            let (core, room, pulses) = (Rc::clone(&core), Arc::clone(&room), Rc::clone(&pulses));
+            let door = Door { core, tls, room, clients: Arc::clone(&clients), pulses };
+            tokio::task::spawn_local(accept(listener, door));
         }
+        tokio::task::spawn_local(look_after(Rc::clone(&pulses)));
+        let mut drains = phase.clone();
+        tokio::task::spawn_local(async move {
+            // An error says that the node is gone, and so it drains too.
+            let _ = drains.wait_for(|phase| *phase != Phase::Serving).await;
+            tokio::time::sleep(DRAIN_GRACE).await;
+            pulses.drain();
+        });
         // An error says that the node is gone without a word.
         let _ = phase.wait_for(|phase| *phase == Phase::Stopped).await;
     });
@@ -182,139 +208,6 @@ fn connections_per_core() -> usize {
     let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
-    CONNECTIONS_PER_CORE_MAX.min(files / 2 / cores).max(1)
-}
-
-async fn accept(
-    core: Rc<Core>,
-    listener: StdListener,
-    tls: Option<TlsAcceptor>,
-    room: Arc<Semaphore>,
-    phase: watch::Receiver<Phase>,
-) {
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => return tracing::error!("a listener can't be used: {error}"),
-    };
-    loop {
-        // No place, no accept: the kernel's backlog holds what comes, and refuses beyond it.
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, address)) => {
-                let (core, tls, phase) = (Rc::clone(&core), tls.clone(), phase.clone());
-                tokio::task::spawn_local(async move {
-                    connection(core, stream, address, tls, phase).await;
-                    drop(place);
-                });
-            }
-            // Out of descriptors, most likely: others must close before the next can be had.
-            Err(error) => {
-                tracing::warn!("a connection can't be accepted: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-async fn connection(
-    core: Rc<Core>,
-    stream: TcpStream,
-    address: SocketAddr,
-    tls: Option<TlsAcceptor>,
-    phase: watch::Receiver<Phase>,
-) {
-    // A connection that comes while the node drains is answered, but not waited for.
-    let _under_way = (!core.cloud.is_draining()).then(|| core.cloud.count());
-    if let Err(error) = stream.set_nodelay(true) {
-        return tracing::debug!("a connection is gone already: {error}");
-    }
-    let Some(tls) = tls else {
-        let peer = Peer { address, scheme: Scheme::Plain };
-        return http1(core, stream, peer, phase).await;
-    };
-    let stream = match tokio::time::timeout(TLS_HANDSHAKE_TIME_MAX, tls.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%address, "no TLS: {error}"),
-        Err(_) => return tracing::debug!(%address, "the TLS handshake took too long"),
-    };
-    let (_, session) = stream.get_ref();
-    let name = session.server_name().map(|name| name.to_ascii_lowercase().into());
-    let is_http2 = session.alpn_protocol() == Some(b"h2");
-    let peer = Peer { address, scheme: Scheme::Tls { name } };
-    if is_http2 { http2(core, stream, peer, phase).await } else { http1(core, stream, peer, phase).await }
-}
-
-async fn http1(
-    core: Rc<Core>,
-    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    peer: Peer,
-    phase: watch::Receiver<Phase>,
-) {
-    let service = service_fn(move |request| serve(Rc::clone(&core), peer.clone(), request));
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_TIME_MAX)
-        .max_headers(HEADER_FIELDS_MAX)
-        .max_buf_size(HEADER_BYTES_MAX)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = drains(phase) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!("a connection ended: {}", chain(&error));
-    }
-}
-
-async fn http2(
-    core: Rc<Core>,
-    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    peer: Peer,
-    phase: watch::Receiver<Phase>,
-) {
-    let service = service_fn(move |request| serve(Rc::clone(&core), peer.clone(), request));
-    let connection = hyper::server::conn::http2::Builder::new(OnThisCore)
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
-        .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).expect("32 KiB fit"))
-        .keep_alive_interval(IDLE_TIME_MAX)
-        .keep_alive_timeout(HEADERS_TIME_MAX)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = drains(phase) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!("a connection ended: {}", chain(&error));
-    }
-}
-
-/// Comes back when the node drains, and what was on its way has come.
-async fn drains(mut phase: watch::Receiver<Phase>) {
-    // An error says that the node is gone, and so it drains too.
-    let _ = phase.wait_for(|phase| *phase != Phase::Serving).await;
-    tokio::time::sleep(DRAIN_GRACE).await;
-}
-
-/// Runs HTTP/2 streams on the core of their connection.
-#[derive(Clone, Copy, Debug)]
-struct OnThisCore;
-
-impl<F> Executor<F> for OnThisCore
-where
-    F: Future + 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
-    }
+    // Each of the two doors holds a place for whoever comes next.
+    CONNECTIONS_PER_CORE_MAX.min(files / 2 / cores).max(2)
 }

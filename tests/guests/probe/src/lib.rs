@@ -17,6 +17,7 @@
 //! | `/sleep?ms=` | waits |
 //! | `/env`, `/config?key=` | the environment; one configuration value, or all of them without `key` |
 //! | `/echo` | sends the request's body back as it comes in |
+//! | `/count` | how many bytes the request's body has, once all have come |
 //! | `/headers` | the request's head, as JSON |
 //! | `/sse?n=&ms=` | `n` server-sent events, `ms` apart |
 //! | `/big?bytes=` | a response of that size |
@@ -78,6 +79,7 @@ impl wasip2::exports::http::incoming_handler::Guest for Probe {
             "/env" => answer(out, &json!(map(wasip2::cli::environment::get_environment()))),
             "/config" => answer(out, &configured(&query)),
             "/echo" => echo(&request, out),
+            "/count" => text(out, &count(&request).to_string()),
             "/headers" => answer(out, &head(&request)),
             "/sse" => events(out, query.number("n"), query.number("ms")),
             "/big" => big(out, query.number("bytes")),
@@ -226,6 +228,17 @@ fn echo(request: &IncomingRequest, out: ResponseOutparam) {
         }
     }
     OutgoingBody::finish(body, None).expect("no length was promised");
+}
+
+/// A body that breaks off is as long as what came of it.
+fn count(request: &IncomingRequest) -> usize {
+    let incoming = request.consume().expect("nobody else reads the body");
+    let from = incoming.stream().expect("nobody else reads the body");
+    let mut bytes = 0;
+    while let Ok(piece) = from.blocking_read(64 * 1024) {
+        bytes += piece.len();
+    }
+    bytes
 }
 
 fn events(out: ResponseOutparam, n: u64, ms: u64) {

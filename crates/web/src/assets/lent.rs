@@ -1,0 +1,123 @@
+//! Chunks that are too large for the cache, for as long as somebody is sent them.
+//!
+//! A visitor who asks for much and takes nothing keeps what he asked for in memory. So a core reads a chunk once for all
+//! who are sent it at a time, and lends no more bytes than it has room for; who finds no room waits, for no longer than
+//! slow visitors are borne with.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use base::limits::{CHUNK_BYTES_MAX, CHUNK_WAIT_MAX, CHUNKS_LENT_BYTES_PER_CORE, STATIC_CACHED_FILE_BYTES_MAX};
+use base::{Digest, TenantId};
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::AssetsError;
+
+type Key = (TenantId, Digest);
+
+/// Entries beyond which those of chunks that nobody has any more are swept out: twice as many as can be lent at once.
+const ENTRIES_MAX: usize = 2 * CHUNKS_LENT_BYTES_PER_CORE / STATIC_CACHED_FILE_BYTES_MAX;
+
+pub(super) struct Lent {
+    held: RefCell<HashMap<Key, Weak<Held>>>,
+    room: Arc<Semaphore>,
+}
+
+struct Held {
+    bytes: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+struct Loan(Arc<Held>);
+
+impl AsRef<[u8]> for Loan {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
+
+impl Lent {
+    pub(super) fn new() -> Self {
+        Self { held: RefCell::default(), room: Arc::new(Semaphore::new(CHUNKS_LENT_BYTES_PER_CORE)) }
+    }
+
+    fn held(&self, key: &Key) -> Option<Bytes> {
+        self.held.borrow().get(key).and_then(Weak::upgrade).map(|held| Bytes::from_owner(Loan(held)))
+    }
+
+    /// A chunk, read by `read` unless it is lent already. Small ones are given away.
+    pub(super) async fn chunk(
+        &self,
+        key: Key,
+        read: impl Future<Output = Result<Bytes, AssetsError>>,
+    ) -> Result<Bytes, AssetsError> {
+        if let Some(held) = self.held(&key) {
+            return Ok(held);
+        }
+        // Of the largest size, until it is known which it has.
+        let most = u32::try_from(CHUNK_BYTES_MAX).expect("4 MiB fit");
+        let room = tokio::time::timeout(CHUNK_WAIT_MAX, Arc::clone(&self.room).acquire_many_owned(most)).await;
+        let Ok(Ok(mut room)) = room else { return Err(AssetsError::NoRoom) };
+        // While it waited, and while it reads, others do the same: of what they read one copy is kept.
+        if let Some(held) = self.held(&key) {
+            return Ok(held);
+        }
+        let bytes = read.await?;
+        if let Some(held) = self.held(&key) {
+            return Ok(held);
+        }
+        if bytes.len() <= STATIC_CACHED_FILE_BYTES_MAX {
+            return Ok(bytes);
+        }
+        let held = Arc::new(Held { _room: room.split(bytes.len()), bytes });
+        let mut others = self.held.borrow_mut();
+        if others.len() >= ENTRIES_MAX {
+            others.retain(|_, held| held.strong_count() > 0);
+        }
+        others.insert(key, Arc::downgrade(&held));
+        Ok(Bytes::from_owner(Loan(held)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: usize) -> Key {
+        (TenantId(1), Digest::of(&number.to_be_bytes()))
+    }
+
+    #[tokio::test]
+    async fn so_many_bytes_are_lent_and_no_more() {
+        let lent = Lent::new();
+        let chunk = |number| lent.chunk(key(number), async { Ok(Bytes::from(vec![0; CHUNK_BYTES_MAX])) });
+        let mut loans = Vec::new();
+        for number in 0..CHUNKS_LENT_BYTES_PER_CORE / CHUNK_BYTES_MAX {
+            loans.push(chunk(number).await.expect("there is room"));
+        }
+        // What is lent is lent to others too.
+        loans.push(lent.chunk(key(7), async { panic!("it is held") }).await.expect("it is held"));
+        let next = chunk(9_999);
+        tokio::pin!(next);
+        tokio::select! {
+            biased;
+            _ = &mut next => panic!("there is no room"),
+            () = tokio::task::yield_now() => {}
+        }
+        loans.swap_remove(0);
+        assert!(next.await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_is_gone_is_forgotten() {
+        let lent = Lent::new();
+        for number in 0..3 * ENTRIES_MAX {
+            let large = Bytes::from(vec![0; STATIC_CACHED_FILE_BYTES_MAX + 1]);
+            drop(lent.chunk(key(number), async { Ok(large) }).await.expect("there is room"));
+        }
+        assert!(lent.held.borrow().len() <= ENTRIES_MAX);
+        assert_eq!(lent.room.available_permits(), CHUNKS_LENT_BYTES_PER_CORE);
+    }
+}
