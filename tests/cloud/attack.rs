@@ -154,8 +154,9 @@ fn a_client_holds_so_many_connections() {
     let answers = |mut stream: &TcpStream| {
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time limit");
         let sent = stream.write_all(b"GET /files/ HTTP/1.1\r\nHost: shop.main.localhost\r\n\r\n");
-        let mut start = [0; 12];
-        sent.and_then(|()| stream.read_exact(&mut start)).is_ok() && start == *b"HTTP/1.1 200"
+        // Small enough to come in one piece.
+        let mut answer = [0; 4096];
+        sent.and_then(|()| stream.read(&mut answer)).is_ok() && answer.starts_with(b"HTTP/1.1 200")
     };
     let mut held = Vec::new();
     eventually("the connections of the push are gone, and so many are let in", || {

@@ -249,7 +249,6 @@ LIMITS = {
     a_head_by_the_byte: HEADERS,
     half_a_second_head: HEADERS,
     half_a_handshake: HANDSHAKE,
-    half_a_preface: HEADERS,
     slow_body: GRACE,
     slow_chunks: GRACE,
     slow_stream: GRACE,
@@ -281,6 +280,8 @@ if __name__ == "__main__":
     trials = [(trial.__name__, lambda trial=trial: trial(where), limit) for trial, limit in LIMITS.items()]
     trials += [(trial.__name__, lambda trial=trial: trial(where), None) for trial in (fast_enough_body, reads_slowly)]
     trials += [(trial.__name__, lambda trial=trial: trial(where, long), None) for trial in (idle, idle_with_pings)]
+    if long:
+        trials.append(("half_a_preface", lambda: half_a_preface(where), IDLE))
     threads = [threading.Thread(target=run, args=trial) for trial in trials]
     for thread in threads:
         thread.start()

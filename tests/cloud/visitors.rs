@@ -255,7 +255,9 @@ fn heads_are_bounded() {
         node.curl(&[version, &format!("{url}again?{}", "a".repeat(9_000))]).expect(414);
         node.curl(&[version, &format!("{url}again?{}", "a".repeat(7_000))]).expect(200);
         let long = format!("x: {}", "a".repeat(80_000));
-        node.curl(&[version, "-H", &long, &format!("{url}again")]).expect(431);
+        let reply = node.curl(&[version, "-H", &long, &format!("{url}again")]);
+        // Over HTTP/2 a head of more than twice the bound is worth no answer.
+        assert!(reply.status == 431 || (version == "--http2" && reply.curl != 0), "{version}: {}", reply.status);
     }
     let host = "Host: shop.main.localhost\r\n";
     let many = (0..200).map(|number| format!("x{number}: y")).collect::<Vec<_>>().join("\r\n");

@@ -15,6 +15,7 @@ use rustls::{ClientConfig, RootCertStore};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 
 use crate::Problem;
 
@@ -67,30 +68,30 @@ pub enum ClientError {
     Refused(Box<Problem>, StatusCode),
 }
 
+type Sender = SendRequest<Full<Bytes>>;
+
 /// A connection to the API. Cheap to clone; clones share it.
 #[derive(Clone)]
 pub struct Client {
     context: Arc<Context>,
-    sender: SendRequest<Full<Bytes>>,
+    sender: Arc<Mutex<Sender>>,
 }
 
 impl Client {
     /// Connects. The connection lives on the current tokio runtime.
     pub async fn connect(context: Context) -> Result<Self, ClientError> {
-        let address = context.address.clone();
-        let connect = |source| ClientError::Connect { address: address.clone(), source };
-        let tls_failed = |source| ClientError::Tls { address: address.clone(), source };
-        let tcp = TcpStream::connect(&address).await.map_err(connect)?;
-        tcp.set_nodelay(true).map_err(connect)?;
-        let name = ServerName::try_from(context.host.clone()).map_err(|_| ClientError::Host(context.host.clone()))?;
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(tls(&context.authority)?));
-        let stream = connector.connect(name, tcp).await.map_err(tls_failed)?;
-        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-            .await
-            .map_err(ClientError::Broken)?;
-        // It ends with the last sender; an error reaches the caller through the request it breaks.
-        tokio::spawn(async move { drop(connection.await) });
-        Ok(Self { context: Arc::new(context), sender })
+        let sender = open(&context).await?;
+        Ok(Self { context: Arc::new(context), sender: Arc::new(Mutex::new(sender)) })
+    }
+
+    /// The connection. A cloud closes one that was idle for long, as while a project is built: then it is opened anew,
+    /// once for all who wait for it meanwhile.
+    async fn sender(&self) -> Result<Sender, ClientError> {
+        let mut sender = self.sender.lock().await;
+        if sender.is_closed() {
+            *sender = open(&self.context).await?;
+        }
+        Ok(sender.clone())
     }
 
     pub fn context(&self) -> &Context {
@@ -162,7 +163,7 @@ impl Client {
             .header(http::header::AUTHORIZATION, format!("Bearer {}", self.context.token))
             .body(Full::new(body))
             .map_err(|_| ClientError::Path(path.to_owned()))?;
-        let answer = self.sender.clone().send_request(request).await.map_err(ClientError::Broken)?;
+        let answer = self.sender().await?.send_request(request).await.map_err(ClientError::Broken)?;
         if answer.status().is_success() {
             return Ok(answer.into_body());
         }
@@ -181,6 +182,23 @@ impl Client {
         });
         Err(ClientError::Refused(Box::new(problem), status))
     }
+}
+
+async fn open(context: &Context) -> Result<Sender, ClientError> {
+    let address = context.address.clone();
+    let connect = |source| ClientError::Connect { address: address.clone(), source };
+    let tls_failed = |source| ClientError::Tls { address: address.clone(), source };
+    let tcp = TcpStream::connect(&address).await.map_err(connect)?;
+    tcp.set_nodelay(true).map_err(connect)?;
+    let name = ServerName::try_from(context.host.clone()).map_err(|_| ClientError::Host(context.host.clone()))?;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(tls(&context.authority)?));
+    let stream = connector.connect(name, tcp).await.map_err(tls_failed)?;
+    let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .map_err(ClientError::Broken)?;
+    // It ends with the last sender; an error reaches the caller through the request it breaks.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(sender)
 }
 
 /// TLS 1.3 or 1.2 to the holder of a certificate of this one authority.

@@ -114,10 +114,13 @@ impl Pulse {
         }
     }
 
-    /// The handshake is done: the time of the first request's head begins.
+    /// The handshake is done. Over HTTP/1.1 the time of the first request's head begins; over HTTP/2 a connection may be
+    /// opened before there is anything to ask, and is idle until then.
     pub(super) fn speaks(&self, http2: bool) {
+        let now = self.clock.get();
         self.is_http2.set(http2);
-        self.head_since.set(Some(self.clock.get()));
+        self.idle_since.set(now);
+        self.head_since.set((!http2).then_some(now));
     }
 
     /// So many bytes were read; none is the end.
@@ -172,7 +175,9 @@ impl Pulse {
         if self.is_slow(now) {
             return Order::Cut(Why::SlowReader);
         }
-        if self.under_way.get() > 0 || self.blocked.get() {
+        if self.under_way.get() > 0 || self.blocked.get() || self.unsent.get() > 0 {
+            // Its time without a request begins when the last answer has left.
+            self.idle_since.set(now);
             return Order::Serve;
         }
         if self
@@ -403,6 +408,15 @@ mod tests {
     }
 
     #[test]
+    fn http2_may_be_opened_before_there_is_anything_to_ask() {
+        let pulses = Pulses::default();
+        let pulse = pulses.add();
+        pulse.speaks(true);
+        assert_eq!(after(IDLE, &pulses, &pulse, |pulse| pulse.came(17)), Order::Serve);
+        assert_eq!(after(1, &pulses, &pulse, |_| ()), Order::Finish);
+    }
+
+    #[test]
     fn a_request_may_take_its_time() {
         let pulses = Pulses::default();
         let pulse = pulses.add();
@@ -436,6 +450,7 @@ mod tests {
             let pulses = Pulses::default();
             let pulse = pulses.add();
             pulse.speaks(true);
+            answered(&pulse);
             let piece = RefCell::new(Piece::new(Bytes::from(vec![0; 1 << 20]), &pulse));
             let takes = |pulse: &Rc<Pulse>| {
                 piece.borrow_mut().advance(bytes);
@@ -447,6 +462,19 @@ mod tests {
             drop(piece);
             assert_eq!(pulse.unsent.get(), 0);
         }
+    }
+
+    #[test]
+    fn an_answer_on_its_way_is_not_idleness() {
+        let pulses = Pulses::default();
+        let pulse = pulses.add();
+        pulse.speaks(true);
+        answered(&pulse);
+        let piece = RefCell::new(Piece::new(Bytes::from(vec![0; 1 << 20]), &pulse));
+        assert_eq!(after(3 * IDLE, &pulses, &pulse, |_| piece.borrow_mut().advance(1_000)), Order::Serve);
+        drop(piece);
+        assert_eq!(after(IDLE, &pulses, &pulse, |_| ()), Order::Serve);
+        assert_eq!(after(1, &pulses, &pulse, |_| ()), Order::Finish);
     }
 
     #[test]
