@@ -156,7 +156,6 @@ fn apply(input: &mut Vec<u8>, edit: Edit, seeds: &[Vec<u8>], words: &[&str]) {
             let at = at.index(input.len());
             input[at] ^= bits.max(1);
         }
-        Edit::Flip(..) => {}
         Edit::Put(at, bytes) => put(input, at, &bytes),
         Edit::Cut(from, to) => drop(input.drain(range(input, from, to))),
         Edit::End(at) => input.truncate(place(input, at)),
@@ -170,7 +169,8 @@ fn apply(input: &mut Vec<u8>, edit: Edit, seeds: &[Vec<u8>], words: &[&str]) {
             put(input, to, &part);
         }
         Edit::Word(at, word) if !words.is_empty() => put(input, at, words[word.index(words.len())].as_bytes()),
-        Edit::Word(..) => {}
+        // There is nothing to flip, or no word to put.
+        Edit::Flip(..) | Edit::Word(..) => {}
         Edit::Splice(at, seed, from, to) => {
             let other = &seeds[seed.index(seeds.len())];
             put(input, at, &other[range(other, from, to)]);
