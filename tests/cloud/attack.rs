@@ -101,7 +101,7 @@ fn a_head_may_be_so_large_and_no_larger() {
         assert_eq!(status(&node, &head(bytes)), (Some(431), true), "{bytes} bytes");
     }
     let fields = |count: usize| {
-        let fields: String = (1..count).map(|number| format!("X{number}: y\r\n")).collect();
+        let fields = (1..count).map(|number| format!("X{number}: y\r\n")).collect::<Vec<_>>().concat();
         format!("GET / HTTP/1.1\r\nHost: shop.main.localhost\r\n{fields}\r\n").into_bytes()
     };
     assert_eq!(status(&node, &fields(HEADER_FIELDS_MAX)), (Some(200), false));

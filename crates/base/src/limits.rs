@@ -227,8 +227,11 @@ pub const APP_CONCURRENCY_MAX: u32 = 500;
 pub const APP_CONCURRENCY_DEFAULT: u32 = 64;
 /// Requests that may wait for each place of an app's concurrency before the next is refused.
 pub const WAITING_PER_PLACE_MAX: u32 = 4;
-/// The clock that counts a guest's CPU time: one tick.
-pub const EPOCH_TICK: Duration = Duration::from_millis(5);
+/// The clock that counts a guest's CPU time: one tick. A guest that computes gives its core away after one, so that
+/// others wait for that long at the most.
+pub const EPOCH_TICK: Duration = Duration::from_millis(2);
+/// CPU time after which a request is a heavy one: of those, a core has one at a time take a tick.
+pub const HEAVY_AFTER: Duration = Duration::from_millis(10);
 /// What a guest may see of the time: fine enough for caches and logs, too coarse to time another tenant's code.
 pub const GUEST_CLOCK_GRAIN: Duration = Duration::from_millis(1);
 /// Elements of a guest's tables together. The largest that is known, CPython, has 10,000 or so.

@@ -189,7 +189,7 @@ fn run(cx: &Cx, command: Command) -> Outcome {
 async fn dispatch(cx: &Cx, command: Command) -> Outcome {
     match command {
         Command::New(args) => new::run(cx, &args),
-        Command::Push(args) => push::run(cx, args).await,
+        Command::Push(args) => Box::pin(push::run(cx, args)).await,
         Command::Releases(args) => releases::run(cx, &args).await,
         Command::Rollback(args) => rollback::run(cx, &args).await,
         Command::Promote(args) => promote::run(cx, &args).await,

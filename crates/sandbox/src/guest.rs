@@ -15,6 +15,7 @@ use crate::keyvalue::Access;
 use crate::limiter::Limiter;
 use crate::lines::Stdio;
 use crate::outbound::{Network, Sender};
+use crate::watch::Report;
 
 /// The `T` of an instance's `Store<T>`.
 pub(crate) struct Guest {
@@ -28,6 +29,7 @@ pub(crate) struct Guest {
     voice: Arc<Voice>,
     stdio: [Stdio; 2],
     permit: Option<Permit>,
+    report: Option<Arc<Report>>,
 }
 
 /// `wasi:config`'s values, copied out of the cell only for a guest that asks.
@@ -67,11 +69,13 @@ impl Guest {
             voice,
             stdio,
             permit: None,
+            report: None,
         }
     }
 
     /// What the instance does from now on, it does for this request.
-    pub(crate) fn begin(&mut self, visit: Visit) {
+    pub(crate) fn begin(&mut self, visit: Visit, report: &Arc<Report>) {
+        self.report = Some(Arc::clone(report));
         self.voice.speak_for(visit.request);
         self.permit = visit.permit;
     }
@@ -82,6 +86,14 @@ impl Guest {
             stdio.end();
         }
         self.permit = None;
+        self.report = None;
+    }
+
+    /// The clock has struck while its code ran.
+    pub(crate) fn interrupted(&self) {
+        if let Some(report) = &self.report {
+            report.note_interrupted();
+        }
     }
 
     pub(crate) fn config(&mut self) -> &WasiConfigVariables {

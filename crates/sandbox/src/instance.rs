@@ -8,7 +8,7 @@ use base::limits::{GUEST_CALL_BYTES_MAX, TRAP_FRAMES_MAX};
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery};
 use http::{Request, Response, Uri};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use wasmtime::{AsContextMut, PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::p2::bindings::Proxy as Proxy02;
@@ -35,6 +35,14 @@ pub(crate) struct Ground {
     pub(crate) network: Arc<Network>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) registry: Registry,
+    /// One permit a core: see [`crate::watch::Watched`].
+    pub(crate) batons: Box<[Arc<Semaphore>]>,
+}
+
+impl Ground {
+    pub(crate) fn baton(&self, core: usize) -> Arc<Semaphore> {
+        Arc::clone(&self.batons[core % self.batons.len()])
+    }
 }
 
 /// What a run needs.
@@ -72,7 +80,7 @@ pub(crate) async fn run(run: Run) {
     let waiting = cell.reuse.as_ref().and_then(|list| list.take(core));
     let mut live = match waiting.filter(|live| live.component == program.component()) {
         Some(mut live) => {
-            live.store.data_mut().begin(visit);
+            live.store.data_mut().begin(visit, &report);
             live.store.set_epoch_deadline(1);
             report.note_reused();
             live
@@ -112,13 +120,16 @@ async fn make(
         None => report.voice(),
     };
     let mut guest = Guest::new(cell, voice, &ground.network, Limiter::new(cell.memory, &ground.budget));
-    guest.begin(visit);
+    guest.begin(visit, report);
     let mut store = Store::new(ground.engines.of(program.flavour()), guest);
     store.limiter(|guest| &mut guest.limiter);
     store.set_hostcall_fuel(GUEST_CALL_BYTES_MAX);
     store.set_epoch_deadline(1);
-    // The watch counts the time; here the core's other tasks get their turn.
-    store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
+    // The watch counts the time; here the core's other tasks get their turn, and its sockets are looked at.
+    store.epoch_deadline_callback(|store| {
+        store.data().interrupted();
+        Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+    });
     let made = match &program.proxy {
         Proxy::Http02(proxy) => proxy.instantiate_async(&mut store).await.map(Handler::Http02),
         Proxy::Http03(service) => service.instantiate_async(&mut store).await.map(Handler::Http03),

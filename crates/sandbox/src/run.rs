@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use wasmtime_wasi_http::WasiBody;
 
 use crate::artifact::{Artifacts, Keep};
@@ -98,7 +99,9 @@ impl Sandbox {
         let network = Arc::new(Network::new(private_hosts).map_err(StartError::Tls)?);
         let budget = Budget::new(memory);
         let registry = Registry::new(Arc::clone(&budget));
-        let ground = Arc::new(Ground { engines, network, budget, registry });
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let batons = (0..cores).map(|_| Arc::new(Semaphore::new(1))).collect();
+        let ground = Arc::new(Ground { engines, network, budget, registry, batons });
         let (ticking, retiring) = (Arc::clone(&ground), Arc::clone(&ground));
         let threads = [
             Every::start("guest-ticks", EPOCH_TICK, move || ticking.engines.tick()).map_err(StartError::Thread)?,
@@ -188,6 +191,7 @@ impl Sandbox {
         let head_only = request.method() == Method::HEAD;
         let (answer, answered) = oneshot::channel();
         let (body_gone, gone) = oneshot::channel();
+        let baton = self.0.ground.baton(visit.core);
         let run = instance::run(instance::Run {
             ground: Arc::clone(&self.0.ground),
             program: Arc::clone(program),
@@ -198,7 +202,7 @@ impl Sandbox {
             body_gone: gone,
             report: Arc::clone(&report),
         });
-        let guest = Watched::new(Box::pin(run), cell.cpu, cell.timeout, Arc::clone(&report));
+        let guest = Watched::new(Box::pin(run), (cell.cpu, cell.timeout), baton, Arc::clone(&report));
         let answer = respond(guest, answered, body_gone, head_only, Arc::clone(&report)).await;
         if answer.is_err()
             && report.is_reused()

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use base::limits::EPOCH_TICK;
+use base::limits::{EPOCH_TICK, HEAVY_AFTER};
 use futures_util::task::AtomicWaker;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
 use crate::cell::{Stream, Voice};
@@ -21,6 +22,8 @@ pub(crate) struct Report {
     reused: AtomicBool,
     /// It has answered this request.
     answered: AtomicBool,
+    /// It was interrupted by the clock rather than that it waits for something.
+    interrupted: AtomicBool,
     /// The body that is being read, if any.
     reader: AtomicWaker,
 }
@@ -32,6 +35,7 @@ impl Report {
             fault: Mutex::new(None),
             reused: AtomicBool::new(false),
             answered: AtomicBool::new(false),
+            interrupted: AtomicBool::new(false),
             reader: AtomicWaker::new(),
         })
     }
@@ -50,6 +54,10 @@ impl Report {
 
     pub(crate) fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_interrupted(&self) {
+        self.interrupted.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn is_reused(&self) -> bool {
@@ -128,6 +136,13 @@ fn thread_time() -> Duration {
 /// The guest's own work: its faults are in the report when it ends.
 pub(crate) type Guest = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// A guest's part in its core's baton.
+enum Turn {
+    None,
+    Wanted(Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>),
+    Held(OwnedSemaphorePermit),
+}
+
 /// A guest within its time.
 ///
 /// CPU time is what passes while the guest is polled: instantiation, its code, and the host's work for it on
@@ -144,18 +159,61 @@ pub(crate) struct Watched {
     time: Duration,
     /// Made when the guest first waits: most never do.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// The core's one permit for heavy work, and this guest's part in it.
+    baton: Arc<Semaphore>,
+    turn: Turn,
     report: Arc<Report>,
 }
 
 impl Watched {
-    pub(crate) fn new(guest: Guest, cpu: Duration, time: Duration, report: Arc<Report>) -> Self {
-        Self { guest: Some(guest), spent: Duration::ZERO, heavy: false, cpu, time, deadline: None, report }
+    pub(crate) fn new(
+        guest: Guest,
+        (cpu, time): (Duration, Duration),
+        baton: Arc<Semaphore>,
+        report: Arc<Report>,
+    ) -> Self {
+        let (spent, deadline, turn) = (Duration::ZERO, None, Turn::None);
+        Self { guest: Some(guest), spent, heavy: false, cpu, time, deadline, baton, turn, report }
+    }
+
+    /// Sixty-four endless loops that each took its tick, one after the other, would keep a core from its sockets for
+    /// 128 ms. So a heavy guest goes on only with the core's baton, and passes it on after each tick: between two of them,
+    /// whoever they are, the core has looked at its sockets and answered what is light.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.spent < HEAVY_AFTER {
+            return Poll::Ready(());
+        }
+        let wanted = |baton: &Arc<Semaphore>| Turn::Wanted(Box::pin(Arc::clone(baton).acquire_owned()));
+        self.turn = match std::mem::replace(&mut self.turn, Turn::None) {
+            // Given back before it is asked for again: whoever waits for it comes first.
+            Turn::Held(held) => {
+                drop(held);
+                wanted(&self.baton)
+            }
+            Turn::None => wanted(&self.baton),
+            waiting @ Turn::Wanted(_) => waiting,
+        };
+        let Turn::Wanted(wanted) = &mut self.turn else { return Poll::Ready(()) };
+        match wanted.as_mut().poll(cx) {
+            Poll::Ready(Ok(held)) => self.turn = Turn::Held(held),
+            // Nobody closes it.
+            Poll::Ready(Err(_)) => self.turn = Turn::None,
+            Poll::Pending => return Poll::Pending,
+        }
+        Poll::Ready(())
+    }
+
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        let left = self.time.saturating_sub(self.spent);
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
+        deadline.as_mut().poll(cx).is_ready()
     }
 
     /// The report comes first: the end of a body must never be seen without the fault that caused it.
     fn stop(&mut self, fault: Fault) -> Poll<()> {
         self.report.fault(fault);
         self.guest = None;
+        self.turn = Turn::None;
         Poll::Ready(())
     }
 }
@@ -165,6 +223,10 @@ impl Future for Watched {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let heavy = self.heavy;
+        if self.guest.is_some() && self.poll_turn(cx).is_pending() {
+            let time = self.time;
+            return if self.is_late(cx) { self.stop(Fault::OutOfTime(time)) } else { Poll::Pending };
+        }
         let Some(guest) = &mut self.guest else {
             return Poll::Ready(());
         };
@@ -173,17 +235,21 @@ impl Future for Watched {
         let took = begun.elapsed();
         self.heavy |= took > LONG_POLL;
         self.spent += if heavy { took } else { took.min(EPOCH_TICK * 2) };
+        if !self.report.interrupted.swap(false, Ordering::Relaxed) {
+            // It waits for something else than the core, or has ended: others may go on meanwhile.
+            self.turn = Turn::None;
+        }
         if ended {
             self.guest = None;
+            self.turn = Turn::None;
             return Poll::Ready(());
         }
         if self.spent > self.cpu {
             let cpu = self.cpu;
             return self.stop(Fault::OutOfCpu(cpu));
         }
-        let (time, spent) = (self.time, self.spent);
-        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(time.saturating_sub(spent))));
-        if deadline.as_mut().poll(cx).is_ready() {
+        if self.is_late(cx) {
+            let time = self.time;
             return self.stop(Fault::OutOfTime(time));
         }
         Poll::Pending

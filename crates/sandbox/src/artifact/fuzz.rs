@@ -42,7 +42,7 @@ fn a_damaged_artifact_is_never_mapped() {
         match artifacts.map(&engines, tenant, component) {
             Ok(_) => prop_assert!(bytes.0 == code, "changed code was mapped"),
             Err(ReadError::Damaged) => {
-                prop_assert!(!code_at.exists() && !label_at.exists(), "it must be compiled anew")
+                prop_assert!(!code_at.exists() && !label_at.exists(), "it must be compiled anew");
             }
             Err(ReadError::Missing | ReadError::Io(_)) => return Err(TestCaseError::fail("it is there")),
         }
