@@ -266,8 +266,10 @@ fn heads_are_bounded() {
     let endless = format!("GET /again HTTP/1.1\r\n{host}{}", "x: y\r\n".repeat(20_000));
     let (answers, text, closed) = raw(&node, endless.as_bytes());
     assert!(answers <= 1 && closed && (text.is_empty() || text.starts_with("HTTP/1.1 431")), "{text}");
-    // A body that is longer than one may be doesn't reach the app.
+    // A body that is longer than one may be doesn't reach the app. (Over HTTP/2 curl's one byte of 200 MB breaks the
+    // protocol, and is answered as that.)
     let reply = node.curl(&[
+        "--http1.1",
         "-H",
         "content-length: 200000000",
         "-H",

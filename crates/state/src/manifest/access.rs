@@ -144,12 +144,12 @@ mod tests {
             1 | access_log = "query"
               |              ^^^^^^^"#]]
         .assert_eq(&read("access_log = \"query\"").expect_err("it is no switch"));
-        expect![[r#"
+        expect![[r"
             unknown key `quer`
              --> firm.toml:1:16
             1 | access_log = { quer = true }
               |                ^^^^
-              help: did you mean `query`?"#]]
+              help: did you mean `query`?"]]
         .assert_eq(&read("access_log = { quer = true }").expect_err("there is no such key"));
     }
 
