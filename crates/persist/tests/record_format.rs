@@ -198,10 +198,10 @@ fn this_build_reads_format_1() {
         }
     }
     expect![[r#"
-        index 24
+        index 25
         token 0000000000000001 None Operate laptop
         domain shop.example 1 shop with a certificate
-        tenant 1 acme None
+        tenant 1 acme Some(Ceiling { rate: Rate { count: 500, period: 1s }, burst: Some(1000) })
           app 2 shop
             r1 live Push d33fb48ab5ad {} Some("git 1234567")
             r2 live Env(ReleaseNo(1)) d33fb48ab5ad {"GREETING": "G'day"} Some("git 1234567")
