@@ -2,9 +2,10 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use base::Digest;
-use base::limits::{GUEST_CALL_BYTES_MAX, TRAP_FRAMES_MAX};
+use base::limits::{GUEST_CALL_BYTES_MAX, LET_GO_ASIDE_BYTES, TRAP_FRAMES_MAX};
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery};
 use http::{Request, Response, Uri};
@@ -37,9 +38,14 @@ pub(crate) struct Ground {
     pub(crate) registry: Registry,
     /// One permit a core: see [`crate::watch::Watched`].
     pub(crate) batons: Box<[Arc<Semaphore>]>,
+    pub(crate) begun: Instant,
 }
 
 impl Ground {
+    pub(crate) fn since(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
     pub(crate) fn baton(&self, core: usize) -> Arc<Semaphore> {
         Arc::clone(&self.batons[core % self.batons.len()])
     }
@@ -95,7 +101,8 @@ pub(crate) async fn run(run: Run) {
         Handler::Http03(service) => http03(&mut live.store, service, request, (answer, body_gone), &report).await,
     };
     if let Err(broken) = ended {
-        return conclude(&live.store, &broken, &report);
+        conclude(&live.store, &broken, &report);
+        return let_go(live);
     }
     if let Some(list) = &cell.reuse
         && report.is_answered()
@@ -103,6 +110,15 @@ pub(crate) async fn run(run: Run) {
         live.store.data_mut().end();
         live.served += 1;
         ground.registry.keep(list, core, live);
+    } else {
+        let_go(live);
+    }
+}
+
+/// Giving much memory back to the kernel takes milliseconds, which the core has no time for.
+fn let_go(live: Live) {
+    if live.store.data().limiter.memory() > LET_GO_ASIDE_BYTES {
+        tokio::task::spawn_blocking(move || drop(live));
     }
 }
 

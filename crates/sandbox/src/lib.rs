@@ -32,7 +32,7 @@ mod run;
 mod watch;
 
 pub use artifact::Keep;
-pub use cell::{Body, BodyError, Cell, Log, Permit, Stream, Visit};
+pub use cell::{Body, BodyError, Cell, Heat, Log, Permit, Stream, Visit};
 pub use compile::{CompileError, Compiled, Compiler, ConfineError, Flavour, compile_process, confine};
 pub use fault::Fault;
 pub use keyvalue::{Answer, Bucket, KeyPage, KeyValue, KeyValueError, Swap};

@@ -70,6 +70,10 @@ impl Limiter {
         self.refused
     }
 
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory
+    }
+
     pub(crate) fn memory_max(&self) -> u64 {
         self.memory_max
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base::limits::{EPOCH_TICK, RESPONSE_AT_ONCE_BYTES_MAX, RESPONSE_AT_ONCE_PIECES_MAX, REUSE_LOOK};
 use base::{Digest, TenantId};
@@ -101,7 +101,7 @@ impl Sandbox {
         let registry = Registry::new(Arc::clone(&budget));
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let batons = (0..cores).map(|_| Arc::new(Semaphore::new(1))).collect();
-        let ground = Arc::new(Ground { engines, network, budget, registry, batons });
+        let ground = Arc::new(Ground { engines, network, budget, registry, batons, begun: Instant::now() });
         let (ticking, retiring) = (Arc::clone(&ground), Arc::clone(&ground));
         let threads = [
             Every::start("guest-ticks", EPOCH_TICK, move || ticking.engines.tick()).map_err(StartError::Thread)?,
@@ -191,7 +191,7 @@ impl Sandbox {
         let head_only = request.method() == Method::HEAD;
         let (answer, answered) = oneshot::channel();
         let (body_gone, gone) = oneshot::channel();
-        let baton = self.0.ground.baton(visit.core);
+        let core = visit.core;
         let run = instance::run(instance::Run {
             ground: Arc::clone(&self.0.ground),
             program: Arc::clone(program),
@@ -202,7 +202,8 @@ impl Sandbox {
             body_gone: gone,
             report: Arc::clone(&report),
         });
-        let guest = Watched::new(Box::pin(run), (cell.cpu, cell.timeout), baton, Arc::clone(&report));
+        let guest =
+            Watched::new(Box::pin(run), Arc::clone(cell), Arc::clone(&self.0.ground), core, Arc::clone(&report));
         let answer = respond(guest, answered, body_gone, head_only, Arc::clone(&report)).await;
         if answer.is_err()
             && report.is_reused()

@@ -11,8 +11,9 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
-use crate::cell::{Stream, Voice};
+use crate::cell::{Cell, Stream, Voice};
 use crate::fault::Fault;
+use crate::instance::Ground;
 
 /// Where an instance's first fault is kept, for whoever waits for its answer, and written to the app's log.
 pub(crate) struct Report {
@@ -155,8 +156,10 @@ pub(crate) struct Watched {
     spent: Duration,
     /// It has had a long poll.
     heavy: bool,
-    cpu: Duration,
-    time: Duration,
+    cell: Arc<Cell>,
+    ground: Arc<Ground>,
+    /// It was taken for heavy from the start, after those before it.
+    presumed: bool,
     /// Made when the guest first waits: most never do.
     deadline: Option<Pin<Box<Sleep>>>,
     /// The core's one permit for heavy work, and this guest's part in it.
@@ -166,21 +169,17 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    pub(crate) fn new(
-        guest: Guest,
-        (cpu, time): (Duration, Duration),
-        baton: Arc<Semaphore>,
-        report: Arc<Report>,
-    ) -> Self {
+    pub(crate) fn new(guest: Guest, cell: Arc<Cell>, ground: Arc<Ground>, core: usize, report: Arc<Report>) -> Self {
+        let (baton, presumed) = (ground.baton(core), cell.heat.is_heavy(|| ground.since()));
         let (spent, deadline, turn) = (Duration::ZERO, None, Turn::None);
-        Self { guest: Some(guest), spent, heavy: false, cpu, time, deadline, baton, turn, report }
+        Self { guest: Some(guest), spent, heavy: false, cell, ground, presumed, deadline, baton, turn, report }
     }
 
     /// Sixty-four endless loops that each took its tick, one after the other, would keep a core from its sockets for
     /// 128 ms. So a heavy guest goes on only with the core's baton, and passes it on after each tick: between two of them,
     /// whoever they are, the core has looked at its sockets and answered what is light.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.spent < HEAVY_AFTER {
+        if self.spent < HEAVY_AFTER && !self.presumed {
             return Poll::Ready(());
         }
         let wanted = |baton: &Arc<Semaphore>| Turn::Wanted(Box::pin(Arc::clone(baton).acquire_owned()));
@@ -204,7 +203,7 @@ impl Watched {
     }
 
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
-        let left = self.time.saturating_sub(self.spent);
+        let left = self.cell.timeout.saturating_sub(self.spent);
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
         deadline.as_mut().poll(cx).is_ready()
     }
@@ -212,7 +211,10 @@ impl Watched {
     /// The report comes first: the end of a body must never be seen without the fault that caused it.
     fn stop(&mut self, fault: Fault) -> Poll<()> {
         self.report.fault(fault);
-        self.guest = None;
+        if let Some(guest) = self.guest.take() {
+            // It may hold much memory, and giving that back takes a while.
+            tokio::task::spawn_blocking(move || drop(guest));
+        }
         self.turn = Turn::None;
         Poll::Ready(())
     }
@@ -224,7 +226,7 @@ impl Future for Watched {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let heavy = self.heavy;
         if self.guest.is_some() && self.poll_turn(cx).is_pending() {
-            let time = self.time;
+            let time = self.cell.timeout;
             return if self.is_late(cx) { self.stop(Fault::OutOfTime(time)) } else { Poll::Pending };
         }
         let Some(guest) = &mut self.guest else {
@@ -244,12 +246,15 @@ impl Future for Watched {
             self.turn = Turn::None;
             return Poll::Ready(());
         }
-        if self.spent > self.cpu {
-            let cpu = self.cpu;
+        if self.spent >= HEAVY_AFTER {
+            self.cell.heat.note_heavy(self.ground.since());
+        }
+        if self.spent > self.cell.cpu {
+            let cpu = self.cell.cpu;
             return self.stop(Fault::OutOfCpu(cpu));
         }
         if self.is_late(cx) {
-            let time = self.time;
+            let time = self.cell.timeout;
             return self.stop(Fault::OutOfTime(time));
         }
         Poll::Pending

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use persist::{Line, Logs};
-use sandbox::{BodyError, Cell, Fault, LoadError, Program, Reuse, Stream, Visit};
+use sandbox::{BodyError, Cell, Fault, Heat, LoadError, Program, Reuse, Stream, Visit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::answer::{Body, Page};
@@ -209,6 +209,7 @@ fn cell(core: &Core, site: &Site, code: &Code) -> Cell {
         log: Arc::new(AppLog::new(&core.cloud.store.logs, site)),
         store: Arc::clone(&core.buckets) as Arc<dyn sandbox::KeyValue>,
         reuse: code.reuse.then(|| Reuse::new(cores)),
+        heat: Heat::default(),
     }
 }
 

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use sandbox::{
-    Answer, Body, BodyError, Bucket, Cell, CompileError, Compiled, Compiler, Fault, KeyPage, KeyValue, KeyValueError,
-    Log, Options, Outbound, Permit, Program, Sandbox, Stream, Swap, Visit,
+    Answer, Body, BodyError, Bucket, Cell, CompileError, Compiled, Compiler, Fault, Heat, KeyPage, KeyValue,
+    KeyValueError, Log, Options, Outbound, Permit, Program, Sandbox, Stream, Swap, Visit,
 };
 use tempfile::TempDir;
 
@@ -79,6 +79,7 @@ impl World {
             log: Arc::clone(&self.log) as Arc<dyn Log>,
             store: Arc::new(NoStore),
             reuse: None,
+            heat: Heat::default(),
         }
     }
 
