@@ -64,7 +64,7 @@ pub(super) async fn run(cx: &Cx, args: &Args) -> Outcome {
         if lines.is_empty() {
             out.note(&match args.stream.as_deref() {
                 Some("access") => format!(
-                    "Nothing to show: {app} keeps no line of its requests unless firm.toml asks for it. Write `access_log = true` there and push."
+                    "Nothing to show: no request of {app} has left a line yet. They come a second after their requests, and only where firm.toml asks for them: `access_log = true`."
                 ),
                 Some(stream) => format!("Nothing to show: no line of {app} came by {stream}."),
                 None => format!(
