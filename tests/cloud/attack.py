@@ -20,10 +20,10 @@ import threading
 import time
 
 import hpack
+from h2_client import frames_of
 from hyperframe.frame import (
     ContinuationFrame,
     DataFrame,
-    Frame,
     GoAwayFrame,
     HeadersFrame,
     PingFrame,
@@ -71,17 +71,9 @@ class Attacker:
             threading.Thread(target=self.read, daemon=True).start()
 
     def read(self):
-        rest = b""
         try:
-            while data := self.socket.recv(65536):
-                rest += data
-                while len(rest) >= 9:
-                    frame, length = Frame.parse_frame_header(memoryview(rest)[:9])
-                    if len(rest) < 9 + length:
-                        break
-                    frame.parse_body(memoryview(rest)[9 : 9 + length])
-                    rest = rest[9 + length :]
-                    self.take(frame)
+            for frame in frames_of(self.socket):
+                self.take(frame)
         except OSError:
             pass
         self.closed.set()

@@ -14,6 +14,7 @@ import time
 import h2.config
 import h2.connection
 import h2.events
+from hyperframe.frame import Frame
 
 SILENCE_SECONDS_MAX = 30
 
@@ -26,6 +27,20 @@ class Stream:
         self.body = bytearray()
         self.ended = False
         self.reset = None
+
+
+def frames_of(stream):
+    """The frames that come on a connection, read without h2's state machine, until it closes."""
+    rest = b""
+    while data := stream.recv(65536):
+        rest += data
+        while len(rest) >= 9:
+            frame, length = Frame.parse_frame_header(memoryview(rest)[:9])
+            if len(rest) < 9 + length:
+                break
+            frame.parse_body(memoryview(rest)[9 : 9 + length])
+            rest = rest[9 + length :]
+            yield frame
 
 
 def connect(authority, host, port, protocol):

@@ -20,8 +20,8 @@ import threading
 import time
 
 import hpack
-from h2_client import connect
-from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, RstStreamFrame, SettingsFrame
+from h2_client import connect, frames_of
+from hyperframe.frame import DataFrame, GoAwayFrame, HeadersFrame, RstStreamFrame, SettingsFrame
 
 SILENCE_SECONDS = 1.2
 REFUSED = "refused"
@@ -293,23 +293,16 @@ def http2(open_stream, host, fields, body):
             frames.append(DataFrame(1, data=body, flags=["END_STREAM"]))
         stream.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"".join(frame.serialize() for frame in frames))
         stream.settimeout(5)
-        rest, decoder = b"", hpack.Decoder()
+        decoder = hpack.Decoder()
         try:
-            while data := stream.recv(65536):
-                rest += data
-                while len(rest) >= 9:
-                    frame, length = Frame.parse_frame_header(memoryview(rest)[:9])
-                    if len(rest) < 9 + length:
-                        break
-                    frame.parse_body(memoryview(rest)[9 : 9 + length])
-                    rest = rest[9 + length :]
-                    match frame:
-                        case HeadersFrame():
-                            return str(dict(decoder.decode(frame.data))[":status"])
-                        case RstStreamFrame():
-                            return "stream reset"
-                        case GoAwayFrame() if frame.error_code:
-                            return "connection ended"
+            for frame in frames_of(stream):
+                match frame:
+                    case HeadersFrame():
+                        return str(dict(decoder.decode(frame.data))[":status"])
+                    case RstStreamFrame():
+                        return "stream reset"
+                    case GoAwayFrame() if frame.error_code:
+                        return "connection ended"
         except OSError:
             pass
         return "connection ended"

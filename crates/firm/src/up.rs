@@ -224,7 +224,7 @@ fn register(args: &UpArgs, cloud: &Cloud, token: &Minted, tenant: &Name, out: &O
     };
     let context = api::Context {
         address: SocketAddr::new(ip, args.port).to_string(),
-        host: cloud.api_host(),
+        host: cloud.api_host().to_owned(),
         authority: cloud.authority_pem().to_owned(),
         token: token.secret.clone(),
         tenant: tenant.clone(),

@@ -104,13 +104,15 @@ pub(crate) async fn run(run: Run) {
         conclude(&live.store, &broken, &report);
         return let_go(live);
     }
-    if let Some(list) = &cell.reuse
-        && report.is_answered()
-    {
-        live.store.data_mut().end();
-        live.served += 1;
-        ground.registry.keep(list, core, live);
-    } else {
+    let gone = match &cell.reuse {
+        Some(list) if report.is_answered() => {
+            live.store.data_mut().end();
+            live.served += 1;
+            ground.registry.keep(list, core, live)
+        }
+        _ => Some(live),
+    };
+    if let Some(live) = gone {
         let_go(live);
     }
 }

@@ -104,25 +104,27 @@ impl Registry {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Keeps the instance for its cell's next request, unless it is worn or there are enough: then it goes.
-    pub(crate) fn keep(&self, list: &Arc<Reuse>, core: usize, live: Live) {
+    /// Keeps the instance for its cell's next request, or gives it back: it is worn, or there are enough.
+    pub(crate) fn keep(&self, list: &Arc<Reuse>, core: usize, live: Live) -> Option<Live> {
         if live.served == 2 {
             list.works.store(true, Ordering::Relaxed);
         }
         if live.served >= REUSE_REQUESTS_MAX || list.off.load(Ordering::Relaxed) || self.budget.is_short() {
-            return;
+            return Some(live);
         }
         let counted = Counted(Arc::clone(&self.waiting));
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= REUSE_IDLE_MAX {
-            return;
+            return Some(live);
         }
         if !list.known.swap(true, Ordering::Relaxed) {
             self.lists.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(list));
         }
         let mut waiting = list.core(core).lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() < REUSE_IDLE_PER_CORE_MAX {
-            waiting.push(Waiting { live, since: Instant::now(), _counted: counted });
+        if waiting.len() >= REUSE_IDLE_PER_CORE_MAX {
+            return Some(live);
         }
+        waiting.push(Waiting { live, since: Instant::now(), _counted: counted });
+        None
     }
 
     /// Lets go what has waited too long, or all when memory is short. Called every `REUSE_LOOK`.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use base::limits::{EPOCH_TICK, HEAVY_AFTER};
 use futures_util::task::AtomicWaker;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use tokio::time::Sleep;
 
 use crate::cell::{Cell, Stream, Voice};
@@ -117,8 +117,8 @@ enum Moment {
 }
 
 impl Moment {
-    fn now(heavy: bool) -> Self {
-        if heavy { Self::Thread(thread_time()) } else { Self::Wall(Instant::now()) }
+    fn now(long: bool) -> Self {
+        if long { Self::Thread(thread_time()) } else { Self::Wall(Instant::now()) }
     }
 
     fn elapsed(&self) -> Duration {
@@ -154,25 +154,25 @@ pub(crate) struct Watched {
     /// `None` when it has ended or was stopped.
     guest: Option<Guest>,
     spent: Duration,
-    /// It has had a long poll.
-    heavy: bool,
+    /// It has had a long poll, and its time is read off the thread's clock.
+    long: bool,
     cell: Arc<Cell>,
     ground: Arc<Ground>,
     /// It was taken for heavy from the start, after those before it.
     presumed: bool,
     /// Made when the guest first waits: most never do.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// The core's one permit for heavy work, and this guest's part in it.
-    baton: Arc<Semaphore>,
+    /// Where it runs, and its part in that core's one permit for heavy work.
+    core: usize,
     turn: Turn,
     report: Arc<Report>,
 }
 
 impl Watched {
     pub(crate) fn new(guest: Guest, cell: Arc<Cell>, ground: Arc<Ground>, core: usize, report: Arc<Report>) -> Self {
-        let (baton, presumed) = (ground.baton(core), cell.heat.is_heavy(|| ground.since()));
+        let presumed = cell.heat.is_heavy(|| ground.since());
         let (spent, deadline, turn) = (Duration::ZERO, None, Turn::None);
-        Self { guest: Some(guest), spent, heavy: false, cell, ground, presumed, deadline, baton, turn, report }
+        Self { guest: Some(guest), spent, long: false, cell, ground, presumed, deadline, core, turn, report }
     }
 
     /// Sixty-four endless loops that each took its tick, one after the other, would keep a core from its sockets for
@@ -182,15 +182,15 @@ impl Watched {
         if self.spent < HEAVY_AFTER && !self.presumed {
             return Poll::Ready(());
         }
-        let wanted = |baton: &Arc<Semaphore>| Turn::Wanted(Box::pin(Arc::clone(baton).acquire_owned()));
         self.turn = match std::mem::replace(&mut self.turn, Turn::None) {
-            // Given back before it is asked for again: whoever waits for it comes first.
-            Turn::Held(held) => {
-                drop(held);
-                wanted(&self.baton)
-            }
-            Turn::None => wanted(&self.baton),
             waiting @ Turn::Wanted(_) => waiting,
+            held_or_none => {
+                // Given back before it is asked for again: whoever waits for it comes first.
+                if let Turn::Held(held) = held_or_none {
+                    drop(held);
+                }
+                Turn::Wanted(Box::pin(self.ground.baton(self.core).acquire_owned()))
+            }
         };
         let Turn::Wanted(wanted) = &mut self.turn else { return Poll::Ready(()) };
         match wanted.as_mut().poll(cx) {
@@ -202,10 +202,15 @@ impl Watched {
         Poll::Ready(())
     }
 
-    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
-        let left = self.cell.timeout.saturating_sub(self.spent);
+    /// It waits, for its turn or for something else, but no longer than it may.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let time = self.cell.timeout;
+        let left = time.saturating_sub(self.spent);
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
-        deadline.as_mut().poll(cx).is_ready()
+        match deadline.as_mut().poll(cx) {
+            Poll::Ready(()) => self.stop(Fault::OutOfTime(time)),
+            Poll::Pending => Poll::Pending,
+        }
     }
 
     /// The report comes first: the end of a body must never be seen without the fault that caused it.
@@ -224,27 +229,26 @@ impl Future for Watched {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let heavy = self.heavy;
         if self.guest.is_some() && self.poll_turn(cx).is_pending() {
-            let time = self.cell.timeout;
-            return if self.is_late(cx) { self.stop(Fault::OutOfTime(time)) } else { Poll::Pending };
+            return self.wait(cx);
         }
+        let long = self.long;
         let Some(guest) = &mut self.guest else {
             return Poll::Ready(());
         };
-        let begun = Moment::now(heavy);
+        let begun = Moment::now(long);
         let ended = guest.as_mut().poll(cx).is_ready();
         let took = begun.elapsed();
-        self.heavy |= took > LONG_POLL;
-        self.spent += if heavy { took } else { took.min(EPOCH_TICK * 2) };
-        if !self.report.interrupted.swap(false, Ordering::Relaxed) {
-            // It waits for something else than the core, or has ended: others may go on meanwhile.
-            self.turn = Turn::None;
-        }
+        self.long |= took > LONG_POLL;
+        self.spent += if long { took } else { took.min(EPOCH_TICK * 2) };
         if ended {
             self.guest = None;
             self.turn = Turn::None;
             return Poll::Ready(());
+        }
+        if !self.report.interrupted.swap(false, Ordering::Relaxed) {
+            // It waits for something else than the core: others may go on meanwhile.
+            self.turn = Turn::None;
         }
         if self.spent >= HEAVY_AFTER {
             self.cell.heat.note_heavy(self.ground.since());
@@ -253,10 +257,6 @@ impl Future for Watched {
             let cpu = self.cell.cpu;
             return self.stop(Fault::OutOfCpu(cpu));
         }
-        if self.is_late(cx) {
-            let time = self.cell.timeout;
-            return self.stop(Fault::OutOfTime(time));
-        }
-        Poll::Pending
+        self.wait(cx)
     }
 }

@@ -19,6 +19,7 @@ use sandbox::{Compiler, Sandbox};
 use state::{Actor, Applied, Command, Entry, Event, Grant, Record};
 use tokio::sync::watch;
 
+use crate::listen;
 use crate::manage::Places;
 use crate::observe::{Export, Exporter, Meters, Otlp};
 use crate::router::{Builder, Router, seal_tenant_key};
@@ -118,7 +119,7 @@ impl Cloud {
             memory: settings.guest_memory,
         })
         .map_err(CloudError::Sandbox)?;
-        let meters = Meters::new(std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get));
+        let meters = Meters::new(listen::cores());
         let builder = Builder::new(settings.domain.clone(), key.clone(), meters.clone());
         let export = settings.otlp.clone().map(Export::new);
         let record = store.record.record();
@@ -305,8 +306,8 @@ impl Cloud {
     }
 
     /// The host that the API answers at.
-    pub fn api_host(&self) -> String {
-        format!("api.{}", self.settings.domain)
+    pub fn api_host(&self) -> &str {
+        self.authority.api_host()
     }
 
     /// The address of a stage, as a visitor types it.

@@ -2,11 +2,9 @@
 
 mod store;
 
-use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
 use std::time::{Duration, SystemTime};
 
 use base::limits::{
@@ -23,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::answer::{Body, Page};
 use crate::assets;
 use crate::front::{Core, Unread};
+use crate::listen;
 use crate::observe::Mark;
 use crate::router::{Code, Site};
 use crate::upload::{Cut, Fate, Upload};
@@ -195,7 +194,6 @@ pub(crate) async fn answer(
 
 /// What the release's instances are lent.
 fn cell(core: &Core, site: &Site, code: &Code) -> Cell {
-    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     Cell {
         tenant: site.tenant,
         database: site.database.id,
@@ -208,7 +206,7 @@ fn cell(core: &Core, site: &Site, code: &Code) -> Cell {
         timeout: code.timeout,
         log: Arc::new(AppLog::new(&core.cloud.store.logs, site)),
         store: Arc::clone(&core.buckets) as Arc<dyn sandbox::KeyValue>,
-        reuse: code.reuse.then(|| Reuse::new(cores)),
+        reuse: code.reuse.then(|| Reuse::new(listen::cores())),
         heat: Heat::default(),
     }
 }

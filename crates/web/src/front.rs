@@ -170,13 +170,15 @@ async fn route<'r>(
         return Page { status: StatusCode::NOT_FOUND, said: &said, help: "Check the address." }.answer(id);
     };
     core.observer.enter(seen, site, peer.address.ip(), &request);
-    // What opens a private stage must not cross a network in the clear.
-    if peer.scheme == Scheme::Plain && !site.public {
-        return to_tls(core, &host, &request, id);
-    }
-    let now: Timestamp = SystemTime::now().into();
-    if let Err(answer) = gate::check(site, &core.cloud.record(), now, &request, id) {
-        return *answer;
+    if !site.public {
+        // What opens a private stage must not cross a network in the clear.
+        if peer.scheme == Scheme::Plain {
+            return to_tls(core, &host, &request, id);
+        }
+        let now: Timestamp = SystemTime::now().into();
+        if let Err(answer) = gate::check(site, &core.cloud.record(), now, &request, id) {
+            return *answer;
+        }
     }
     site_answer(core, peer, site, &authority, request, seen).await
 }

@@ -15,7 +15,7 @@ use crate::router::Site;
 /// The query parameter of a share link, and the cookie that it becomes.
 pub(crate) const PASS: &str = "firm-pass";
 
-/// May this request see the stage? `Err` is the answer that it gets instead.
+/// May this request see the private stage? `Err` is the answer that it gets instead.
 pub(crate) fn check(
     site: &Site,
     record: &Record,
@@ -23,9 +23,6 @@ pub(crate) fn check(
     request: &Request<Unread<'_>>,
     id: &str,
 ) -> Result<(), Box<Response<Body>>> {
-    if site.public {
-        return Ok(());
-    }
     let verify = |pass: &str| Pass::verify(&site.key, site.database.id, now, pass);
     if let Some((pass, rest)) = request.uri().query().and_then(take_pass) {
         let answer = match verify(pass) {

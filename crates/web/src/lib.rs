@@ -20,6 +20,7 @@ mod manage;
 mod observe;
 mod router;
 mod rules;
+mod shared;
 mod sweep;
 mod throttle;
 mod tls;

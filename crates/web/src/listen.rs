@@ -90,7 +90,7 @@ impl Node {
         }
         let phase = watch::Sender::new(Phase::Serving);
         let clients = Clients::new(settings.connections_per_client);
-        let count = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let count = cores();
         let mut cores = Vec::with_capacity(count);
         for number in 0..count {
             let listeners = (listen(settings.tls)?, listen(settings.plain)?);
@@ -202,12 +202,16 @@ fn run_core(
     });
 }
 
+/// Cores that the node serves on, one thread each.
+pub(crate) fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
 /// Connections may take half of the descriptors that this process may have: whoever opens them all must not keep the
 /// box from its own files.
 fn connections_per_core() -> usize {
-    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
     // Each of the two doors holds a place for whoever comes next.
-    CONNECTIONS_PER_CORE_MAX.min(files / 2 / cores).max(2)
+    CONNECTIONS_PER_CORE_MAX.min(files / 2 / cores()).max(2)
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use auth::Key;
@@ -24,6 +24,7 @@ use tokio::sync::Semaphore;
 use crate::code::Turnstile;
 use crate::observe::{Meter, Meters};
 use crate::rules::Fields;
+use crate::shared::Shared;
 use crate::throttle::{About, Counter, Limit, Limits};
 use crate::{files, tls};
 
@@ -132,7 +133,9 @@ pub(crate) struct Builder {
     domain: String,
     key: Key,
     turnstiles: Mutex<HashMap<(AppId, Name, Name), Arc<Turnstile>>>,
-    counters: Mutex<Counters>,
+    /// The counters of throttles, by stage and route. A release that follows another finds those of the one before, which
+    /// serves until then.
+    counters: Mutex<Shared<String, AtomicU64>>,
     /// Each tenant's share of the box.
     shares: Mutex<HashMap<TenantId, Share>>,
     meters: Meters,
@@ -144,30 +147,6 @@ struct Share {
     instances: Arc<Semaphore>,
     /// Counts against the tenant's ceiling, for as long as there is the tenant.
     counter: Counter,
-}
-
-/// The counters of throttles, by stage and route. A release that follows another finds those of the one before, which
-/// serves until then.
-#[derive(Default)]
-struct Counters {
-    held: HashMap<String, Weak<AtomicU64>>,
-    /// So many are held before those that nobody counts with go.
-    sweep_at: usize,
-}
-
-impl Counters {
-    fn of(&mut self, name: &str) -> Counter {
-        if let Some(held) = self.held.get(name).and_then(Weak::upgrade) {
-            return held;
-        }
-        if self.held.len() >= self.sweep_at {
-            self.held.retain(|_, counter| counter.strong_count() > 0);
-            self.sweep_at = 2 * self.held.len() + 64;
-        }
-        let fresh = Counter::default();
-        self.held.insert(name.to_owned(), Arc::downgrade(&fresh));
-        fresh
-    }
 }
 
 impl Builder {
@@ -296,7 +275,9 @@ impl Builder {
     /// A throttle of the manifest's. The route is empty for the whole app, and `/` is a route.
     fn limit(&self, app: &App, stage: &Stage, about: About, throttle: &Throttle, route: &str) -> Limit {
         let name = format!("{}/{}{route}", app.id, stage.name);
-        let counter = || self.counters.lock().unwrap_or_else(PoisonError::into_inner).of(&name);
+        let counter = || {
+            self.counters.lock().unwrap_or_else(PoisonError::into_inner).get_or_make(name.clone(), AtomicU64::default)
+        };
         Limit::new(about, throttle, &name, counter)
     }
 

@@ -65,6 +65,8 @@ pub(crate) struct Authority {
     leaf_key: KeyPair,
     /// The names that the authority signs for lie within it.
     domain: String,
+    /// The name that the API answers at.
+    api_host: String,
     leaves: Mutex<LruCache<String, Leaf>>,
 }
 
@@ -101,6 +103,7 @@ impl Authority {
             pem,
             leaf_key: KeyPair::generate().map_err(TlsError::Make)?,
             domain: domain.to_owned(),
+            api_host: format!("api.{domain}"),
             leaves: Mutex::new(LruCache::new(CERTIFICATES_CACHED_MAX)),
         })
     }
@@ -147,8 +150,8 @@ impl Authority {
         CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider()).map_err(TlsError::Use)
     }
 
-    fn api_host(&self) -> String {
-        format!("api.{}", self.domain)
+    pub(crate) fn api_host(&self) -> &str {
+        &self.api_host
     }
 
     /// Only names of the cloud's own domain, two labels deep at the most, are signed for.
@@ -208,14 +211,14 @@ impl std::fmt::Debug for BySni {
 impl ResolvesServerCert for BySni {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let api_host = self.authority.api_host();
-        let name = hello.server_name().map_or_else(|| api_host.clone(), str::to_ascii_lowercase);
+        let name = hello.server_name().map_or_else(|| api_host.to_owned(), str::to_ascii_lowercase);
         let router = self.router.load();
         if let Some(uploaded) = router.certificate(&name) {
             return Some(Arc::clone(uploaded));
         }
         // Any other name gets the API's certificate, and the visitor's own client says what is wrong. A claimed domain is
         // no exception: developers' browsers trust this authority, and whoever claims a bank's name is not the bank.
-        let name = if self.authority.owns(&name) { &name } else { &api_host };
+        let name = if self.authority.owns(&name) { &name } else { api_host };
         self.authority.leaf(name).map_err(|error| tracing::error!(name, "{}", base::chain(&error))).ok()
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use base::limits::{METRIC_SITES_MAX, METRIC_SITES_PER_TENANT_MAX};
@@ -15,6 +15,7 @@ use base::{AppId, Name, TenantId};
 use http::StatusCode;
 
 use super::{End, FaultKind, Mark};
+use crate::shared::Shared;
 
 /// The upper ends of the histogram's buckets, in microseconds; one more has no end.
 pub(super) const BUCKETS: [u64; 8] = [500, 2_000, 10_000, 50_000, 250_000, 1_000_000, 5_000_000, 30_000_000];
@@ -162,15 +163,8 @@ struct Inner {
     /// Stages that found no room.
     others: Cores,
     cores: Box<[CoreCounters]>,
-    held: Mutex<Held>,
+    held: Mutex<Shared<(AppId, Name), Meter>>,
     seats: Mutex<HashMap<TenantId, usize>>,
-}
-
-#[derive(Default)]
-struct Held {
-    meters: HashMap<(AppId, Name), Weak<Meter>>,
-    /// The number of meters at which those that are gone are looked for again.
-    sweep_at: usize,
 }
 
 fn cores(count: usize) -> Cores {
@@ -194,16 +188,7 @@ impl Meters {
     /// The stage's meter: the one that its sites have, or a new one.
     pub(crate) fn meter(&self, tenant: (TenantId, &Name), app: (AppId, &Name), stage: &Name) -> Arc<Meter> {
         let mut held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (app.0, stage.clone());
-        if let Some(meter) = held.meters.get(&key).and_then(Weak::upgrade) {
-            return meter;
-        }
-        if held.meters.len() >= held.sweep_at {
-            held.meters.retain(|_, meter| meter.strong_count() > 0);
-            // Twice as many may come before it is worth a look, so each costs little.
-            held.sweep_at = 2 * held.meters.len() + 64;
-        }
-        let meter = Arc::new(Meter {
+        held.get_or_make((app.0, stage.clone()), || Meter {
             tenant: tenant.0,
             tenant_name: tenant.1.clone(),
             app: app.0,
@@ -211,15 +196,13 @@ impl Meters {
             stage: stage.clone(),
             cores: OnceLock::new(),
             meters: Arc::clone(&self.0),
-        });
-        held.meters.insert(key, Arc::downgrade(&meter));
-        meter
+        })
     }
 
     /// Those that live, by their names.
     pub(super) fn all(&self) -> Vec<Arc<Meter>> {
         let held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = held.meters.values().filter_map(Weak::upgrade).collect();
+        let mut all: Vec<_> = held.living().collect();
         drop(held);
         all.sort_by(|a, b| (&a.tenant_name, &a.app_name, &a.stage).cmp(&(&b.tenant_name, &b.app_name, &b.stage)));
         all
@@ -324,7 +307,7 @@ mod tests {
         for app in 0..10_000 {
             meter(&meters, 1, app).counters(0).begun(StatusCode::OK, None);
         }
-        let held = meters.0.held.lock().expect("nobody panicked").meters.len();
+        let held = meters.0.held.lock().expect("nobody panicked").keys();
         assert!(held <= 64, "{held}");
         assert!(meters.0.seats().is_empty());
     }
