@@ -229,12 +229,17 @@ pub const APP_CONCURRENCY_DEFAULT: u32 = 64;
 pub const WAITING_PER_PLACE_MAX: u32 = 4;
 /// The clock that counts a guest's CPU time: one tick. A guest that computes gives its core away after one, so that
 /// others wait for that long at the most.
-pub const EPOCH_TICK: Duration = Duration::from_millis(2);
-/// CPU time after which a request is a heavy one: of those, a core has one at a time take a tick. Sixty of them that come
-/// at once take 240 ms together before that is known.
+pub const EPOCH_TICK: Duration = Duration::from_millis(1);
+/// CPU time after which a request is a heavy one: of its tenant's requests on the core, the light ones go first.
 pub const HEAVY_AFTER: Duration = Duration::from_millis(4);
-/// For so long after a heavy request, its app's next ones are taken for heavy from their first instruction.
-pub const HEAVY_FOR: Duration = Duration::from_secs(1);
+/// A core that has worked for so long looks at its sockets before it goes on. To look costs it some 3 µs.
+pub const LOOK_AFTER: Duration = Duration::from_micros(500);
+/// A look that found so much news is followed by another before the core goes on, as the system tells of 1,024 sockets at a
+/// time; so many looks at the most, which take about 2 ms.
+pub const ARRIVALS_LOOK_AGAIN: usize = 256;
+pub const LOOKS_IN_A_ROW_MAX: usize = 4;
+/// Connections that a core accepts in one turn, at some 10 µs each.
+pub const ACCEPTS_PER_TURN_MAX: usize = 16;
 /// What a guest may see of the time: fine enough for caches and logs, too coarse to time another tenant's code.
 pub const GUEST_CLOCK_GRAIN: Duration = Duration::from_millis(1);
 /// Elements of a guest's tables together. The largest that is known, CPython, has 10,000 or so.
@@ -254,8 +259,12 @@ pub const REUSE_LOOK: Duration = Duration::from_secs(1);
 /// fits is sent whole, with its length.
 pub const RESPONSE_AT_ONCE_BYTES_MAX: usize = 64 * KIB;
 pub const RESPONSE_AT_ONCE_PIECES_MAX: usize = 64;
-/// Instances of more memory than this are let go beside the core: giving back 128 MiB takes it some 10 ms.
-pub const LET_GO_ASIDE_BYTES: u64 = 48 << 20;
+/// Instances of more memory than this are let go beside the core: giving back 128 MiB takes it some 10 ms, and this much
+/// less than a tick.
+pub const LET_GO_ASIDE_BYTES: u64 = 8 << 20;
+/// A tenant's instances may have so many times as much memory together as is left to all: four fifths of it where there is
+/// one such tenant, four ninths each where there are two, and a ninth is left.
+pub const GUEST_MEMORY_OF_FREE_MAX: u64 = 4;
 /// The share of the machine's memory that all instances may have together, in percent, unless the operator says more
 /// or less: the node itself, its caches and the compile process need the rest.
 pub const INSTANCES_MEMORY_PERCENT: u64 = 50;

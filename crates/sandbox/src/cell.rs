@@ -2,14 +2,13 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use base::limits::HEAVY_FOR;
 use base::{DatabaseId, Name, TenantId};
 
 use crate::keyvalue::KeyValue;
+use crate::limiter::Share;
 use crate::outbound::Outbound;
 use crate::reuse::Reuse;
 
@@ -39,6 +38,8 @@ pub struct Cell {
     pub outbound: Arc<Outbound>,
     /// Bytes of linear memory, all memories of the instance together.
     pub memory: u64,
+    /// What the tenant's instances have of the box's memory.
+    pub share: Arc<Share>,
     /// CPU time from instantiation to the end of the response body.
     pub cpu: Duration,
     /// Wall time of the same. After it the body breaks off and the instance is gone.
@@ -49,26 +50,6 @@ pub struct Cell {
     pub store: Arc<dyn KeyValue>,
     /// Where instances wait for the cell's next request. `None`: each request has a fresh one.
     pub reuse: Option<Arc<Reuse>>,
-    /// What its requests were like of late.
-    pub heat: Heat,
-}
-
-/// Remembers that a request was a heavy one.
-#[derive(Default)]
-pub struct Heat(AtomicU64);
-
-impl Heat {
-    /// `now` counts from whatever moment, the same each time.
-    pub(crate) fn note_heavy(&self, now: Duration) {
-        let until = u64::try_from((now + HEAVY_FOR).as_millis()).unwrap_or(u64::MAX);
-        self.0.store(until, Ordering::Relaxed);
-    }
-
-    /// `now` is asked for only where there is something to compare it with.
-    pub(crate) fn is_heavy(&self, now: impl FnOnce() -> Duration) -> bool {
-        let until = self.0.load(Ordering::Relaxed);
-        until > 0 && now().as_millis() < u128::from(until)
-    }
 }
 
 /// One request's visit to a cell.

@@ -89,13 +89,6 @@ impl Guest {
         self.report = None;
     }
 
-    /// The clock has struck while its code ran.
-    pub(crate) fn interrupted(&self) {
-        if let Some(report) = &self.report {
-            report.note_interrupted();
-        }
-    }
-
     pub(crate) fn config(&mut self) -> &WasiConfigVariables {
         if let Config::Shared(shared) = &self.config {
             let copied = shared.iter().map(|(key, value)| (key.clone(), value.clone())).collect();

@@ -2,15 +2,14 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use base::Digest;
-use base::limits::{GUEST_CALL_BYTES_MAX, LET_GO_ASIDE_BYTES, TRAP_FRAMES_MAX};
+use base::limits::{GUEST_CALL_BYTES_MAX, TRAP_FRAMES_MAX};
 use http::header::HOST;
 use http::uri::{Authority, PathAndQuery};
 use http::{Request, Response, Uri};
-use tokio::sync::{Semaphore, oneshot};
-use wasmtime::{AsContextMut, PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
+use tokio::sync::oneshot;
+use wasmtime::{AsContextMut, PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::p2::bindings::Proxy as Proxy02;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
@@ -20,6 +19,7 @@ use wasmtime_wasi_http::{WasiBody, WasiHttpView, p2, p3};
 use crate::cell::{Body, Cell, Visit, Voice};
 use crate::engine::Engines;
 use crate::fault::Fault;
+use crate::gone::Gone;
 use crate::guest::Guest;
 use crate::limiter::{Budget, Limiter, Refused};
 use crate::outbound::Network;
@@ -36,19 +36,7 @@ pub(crate) struct Ground {
     pub(crate) network: Arc<Network>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) registry: Registry,
-    /// One permit a core: see [`crate::watch::Watched`].
-    pub(crate) batons: Box<[Arc<Semaphore>]>,
-    pub(crate) begun: Instant,
-}
-
-impl Ground {
-    pub(crate) fn since(&self) -> Duration {
-        self.begun.elapsed()
-    }
-
-    pub(crate) fn baton(&self, core: usize) -> Arc<Semaphore> {
-        Arc::clone(&self.batons[core % self.batons.len()])
-    }
+    pub(crate) gone: Gone,
 }
 
 /// What a run needs.
@@ -102,7 +90,7 @@ pub(crate) async fn run(run: Run) {
     };
     if let Err(broken) = ended {
         conclude(&live.store, &broken, &report);
-        return let_go(live);
+        return ground.gone.let_go(live);
     }
     let gone = match &cell.reuse {
         Some(list) if report.is_answered() => {
@@ -113,14 +101,13 @@ pub(crate) async fn run(run: Run) {
         _ => Some(live),
     };
     if let Some(live) = gone {
-        let_go(live);
+        ground.gone.let_go(live);
     }
 }
 
-/// Giving much memory back to the kernel takes milliseconds, which the core has no time for.
-fn let_go(live: Live) {
-    if live.store.data().limiter.memory() > LET_GO_ASIDE_BYTES {
-        tokio::task::spawn_blocking(move || drop(live));
+impl Live {
+    pub(crate) fn memory(&self) -> u64 {
+        self.store.data().limiter.memory()
     }
 }
 
@@ -137,17 +124,14 @@ async fn make(
         Some(_) => Voice::new(Arc::clone(&cell.log), Arc::clone(&visit.request)),
         None => report.voice(),
     };
-    let mut guest = Guest::new(cell, voice, &ground.network, Limiter::new(cell.memory, &ground.budget));
+    let mut guest = Guest::new(cell, voice, &ground.network, Limiter::new(cell.memory, &ground.budget, &cell.share));
     guest.begin(visit, report);
     let mut store = Store::new(ground.engines.of(program.flavour()), guest);
     store.limiter(|guest| &mut guest.limiter);
     store.set_hostcall_fuel(GUEST_CALL_BYTES_MAX);
+    // The watch counts the time; here the core's other tasks get their turn.
     store.set_epoch_deadline(1);
-    // The watch counts the time; here the core's other tasks get their turn, and its sockets are looked at.
-    store.epoch_deadline_callback(|store| {
-        store.data().interrupted();
-        Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
-    });
+    store.epoch_deadline_async_yield_and_update(1);
     let made = match &program.proxy {
         Proxy::Http02(proxy) => proxy.instantiate_async(&mut store).await.map(Handler::Http02),
         Proxy::Http03(service) => service.instantiate_async(&mut store).await.map(Handler::Http03),
@@ -246,7 +230,7 @@ fn conclude(store: &Store<Guest>, broken: &Broken, report: &Report) {
     } else if let Some(refused) = limiter.refused() {
         match refused {
             Refused::Instance => Fault::OutOfMemory(limiter.memory_max()),
-            Refused::Box => Fault::BoxOutOfMemory,
+            Refused::Tenant | Refused::Box => Fault::BoxOutOfMemory,
         }
     } else {
         match broken {

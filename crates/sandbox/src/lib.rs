@@ -19,6 +19,7 @@ mod cell;
 mod compile;
 mod engine;
 mod fault;
+mod gone;
 mod guest;
 mod instance;
 mod keyvalue;
@@ -32,15 +33,17 @@ mod run;
 mod watch;
 
 pub use artifact::Keep;
-pub use cell::{Body, BodyError, Cell, Heat, Log, Permit, Stream, Visit};
+pub use cell::{Body, BodyError, Cell, Log, Permit, Stream, Visit};
 pub use compile::{CompileError, Compiled, Compiler, ConfineError, Flavour, compile_process, confine};
 pub use fault::Fault;
 pub use keyvalue::{Answer, Bucket, KeyPage, KeyValue, KeyValueError, Swap};
+pub use limiter::Share;
 pub use need::{Need, need};
 pub use outbound::{HostPattern, HostPatternError, Outbound};
 pub use program::{LoadError, Program};
 pub use reuse::Reuse;
 pub use run::{Options, Sandbox, StartError};
+pub use watch::Watched;
 
 #[cfg(test)]
 #[path = "../../../tests/fuzzing.rs"]

@@ -3,32 +3,47 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use base::limits::{GUEST_TABLE_ELEMENTS_MAX, INSTANCE_CORES_MAX, INSTANCE_MEMORIES_MAX, INSTANCE_TABLES_MAX};
-use wasmtime::{ResourceLimiter, Result};
+use base::limits::{
+    GUEST_MEMORY_OF_FREE_MAX, GUEST_TABLE_ELEMENTS_MAX, INSTANCE_CORES_MAX, INSTANCE_MEMORIES_MAX, INSTANCE_TABLES_MAX,
+};
+use wasmtime::ResourceLimiter;
 
 /// The memory that all instances of a box may have together: each may ask for 1 GiB, and 1,000 of them would be more
 /// than any box has. What counts is what a guest may touch, not what it has touched.
+///
+/// A tenant may have a multiple of what is left ([`GUEST_MEMORY_OF_FREE_MAX`]). However many take as much as they can,
+/// there is some for whoever comes next; and one that is alone on the box has most of it.
 pub(crate) struct Budget {
     max: u64,
     used: AtomicU64,
 }
+
+/// What all instances of a tenant have of the box's memory.
+#[derive(Debug, Default)]
+pub struct Share(AtomicU64);
 
 impl Budget {
     pub(crate) fn new(max: u64) -> Arc<Self> {
         Arc::new(Self { max, used: AtomicU64::new(0) })
     }
 
-    fn take(&self, bytes: u64) -> bool {
-        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        let fits = before.saturating_add(bytes) <= self.max;
-        if !fits {
-            self.give(bytes);
+    fn take(&self, share: &Share, bytes: u64) -> Result<(), Refused> {
+        let used = self.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        let own = share.0.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        let taken = match self.max.checked_sub(used) {
+            None => Err(Refused::Box),
+            Some(free) if own > free.saturating_mul(GUEST_MEMORY_OF_FREE_MAX) => Err(Refused::Tenant),
+            Some(_) => Ok(()),
+        };
+        if taken.is_err() {
+            self.give(share, bytes);
         }
-        fits
+        taken
     }
 
-    fn give(&self, bytes: u64) {
+    fn give(&self, share: &Share, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
+        share.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Is less than half of it left? Then nothing should be held that isn't at work.
@@ -46,6 +61,8 @@ impl Budget {
 pub(crate) enum Refused {
     /// The instance may have no more.
     Instance,
+    /// All instances of the tenant may have no more.
+    Tenant,
     /// All instances together may have no more.
     Box,
 }
@@ -58,11 +75,13 @@ pub(crate) struct Limiter {
     elements: usize,
     refused: Option<Refused>,
     budget: Arc<Budget>,
+    share: Arc<Share>,
 }
 
 impl Limiter {
-    pub(crate) fn new(memory_max: u64, budget: &Arc<Budget>) -> Self {
-        Self { memory_max, memory: 0, elements: 0, refused: None, budget: Arc::clone(budget) }
+    pub(crate) fn new(memory_max: u64, budget: &Arc<Budget>, share: &Arc<Share>) -> Self {
+        let (budget, share) = (Arc::clone(budget), Arc::clone(share));
+        Self { memory_max, memory: 0, elements: 0, refused: None, budget, share }
     }
 
     /// Was memory refused, and by whom?
@@ -81,27 +100,27 @@ impl Limiter {
 
 impl Drop for Limiter {
     fn drop(&mut self) {
-        self.budget.give(self.memory);
+        self.budget.give(&self.share, self.memory);
     }
 }
 
 impl ResourceLimiter for Limiter {
-    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         let more = desired.saturating_sub(current) as u64;
         let total = self.memory.saturating_add(more);
         if total > self.memory_max {
             self.refused = Some(Refused::Instance);
             return Ok(false);
         }
-        if !self.budget.take(more) {
-            self.refused = Some(Refused::Box);
+        if let Err(refused) = self.budget.take(&self.share, more) {
+            self.refused = Some(refused);
             return Ok(false);
         }
         self.memory = total;
         Ok(true)
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
+    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         let total = self.elements.saturating_add(desired.saturating_sub(current));
         if total > GUEST_TABLE_ELEMENTS_MAX {
             return Ok(false);
@@ -133,7 +152,7 @@ mod tests {
 
     #[test]
     fn memories_count_together() {
-        let mut limiter = Limiter::new(300, &Budget::new(u64::MAX));
+        let mut limiter = Limiter::new(300, &Budget::new(u64::MAX), &Arc::default());
         assert!(grows(&mut limiter, 0, 100));
         assert!(grows(&mut limiter, 0, 100));
         assert!(grows(&mut limiter, 100, 200));
@@ -145,20 +164,39 @@ mod tests {
     #[test]
     fn instances_share_the_box_and_give_back() {
         let budget = Budget::new(500);
-        let mut first = Limiter::new(300, &budget);
-        let mut second = Limiter::new(300, &budget);
-        assert!(grows(&mut first, 0, 300) && grows(&mut second, 0, 200));
-        assert!(!grows(&mut second, 200, 201));
+        let mut first = Limiter::new(300, &budget, &Arc::default());
+        let mut second = Limiter::new(300, &budget, &Arc::default());
+        assert!(grows(&mut first, 0, 300) && grows(&mut second, 0, 150));
+        assert!(!grows(&mut second, 150, 351));
         assert_eq!(second.refused(), Some(Refused::Box));
         drop(first);
-        assert!(grows(&mut second, 200, 300));
+        assert!(grows(&mut second, 150, 300));
         drop(second);
         assert_eq!(budget.used(), 0);
     }
 
     #[test]
+    fn a_tenant_leaves_some_for_the_next() {
+        let budget = Budget::new(1_000);
+        let (greedy, share) = (Arc::new(Share::default()), Arc::default());
+        let mut instances = Vec::new();
+        let all = loop {
+            let mut instance = Limiter::new(100, &budget, &greedy);
+            if !grows(&mut instance, 0, 50) {
+                assert_eq!(instance.refused(), Some(Refused::Tenant));
+                break instances.len() * 50;
+            }
+            instances.push(instance);
+        };
+        assert_eq!(all, 800);
+        assert!(grows(&mut Limiter::new(100, &budget, &share), 0, 100));
+        drop(instances);
+        assert_eq!((budget.used(), greedy.0.load(Ordering::Relaxed), share.0.load(Ordering::Relaxed)), (0, 0, 0));
+    }
+
+    #[test]
     fn tables_count_together() {
-        let mut limiter = Limiter::new(0, &Budget::new(0));
+        let mut limiter = Limiter::new(0, &Budget::new(0), &Arc::default());
         assert!(limiter.table_growing(0, GUEST_TABLE_ELEMENTS_MAX, None).is_ok_and(|allowed| allowed));
         assert!(limiter.table_growing(0, 1, None).is_ok_and(|allowed| !allowed));
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use base::limits::{REUSE_IDLE_MAX, REUSE_IDLE_PER_CORE_MAX, REUSE_REQUESTS_MAX, REUSE_TIME_MAX};
 
+use crate::gone::Gone;
 use crate::instance::Live;
 use crate::limiter::Budget;
 
@@ -62,13 +63,16 @@ impl Reuse {
     }
 
     /// A used instance failed. Where none has ever answered twice, none will: gives whether that was found out just now.
-    pub(crate) fn failed(&self) -> bool {
+    pub(crate) fn failed(&self, gone: &Gone) -> bool {
         if self.works.load(Ordering::Relaxed) {
             return false;
         }
         let news = !self.off.swap(true, Ordering::Relaxed);
         for core in &self.cores {
-            core.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            let waiting = std::mem::take(&mut *core.lock().unwrap_or_else(PoisonError::into_inner));
+            if !waiting.is_empty() {
+                gone.let_go_of(Box::new(waiting));
+            }
         }
         news
     }

@@ -3,14 +3,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base::limits::{EPOCH_TICK, RESPONSE_AT_ONCE_BYTES_MAX, RESPONSE_AT_ONCE_PIECES_MAX, REUSE_LOOK};
 use base::{Digest, TenantId};
@@ -18,7 +17,8 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle as Task;
 use wasmtime_wasi_http::WasiBody;
 
 use crate::artifact::{Artifacts, Keep};
@@ -27,6 +27,7 @@ use crate::cell::{Body, BodyError, Cell, Visit, Voice};
 use crate::compile::{CompileError, Compiled, Compiler, Compilers};
 use crate::engine::{Engines, Linkers};
 use crate::fault::Fault;
+use crate::gone::Gone;
 use crate::instance::{self, Ground};
 use crate::limiter::Budget;
 use crate::outbound::Network;
@@ -99,9 +100,8 @@ impl Sandbox {
         let network = Arc::new(Network::new(private_hosts).map_err(StartError::Tls)?);
         let budget = Budget::new(memory);
         let registry = Registry::new(Arc::clone(&budget));
-        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let batons = (0..cores).map(|_| Arc::new(Semaphore::new(1))).collect();
-        let ground = Arc::new(Ground { engines, network, budget, registry, batons, begun: Instant::now() });
+        let gone = Gone::start().map_err(StartError::Thread)?;
+        let ground = Arc::new(Ground { engines, network, budget, registry, gone });
         let (ticking, retiring) = (Arc::clone(&ground), Arc::clone(&ground));
         let threads = [
             Every::start("guest-ticks", EPOCH_TICK, move || ticking.engines.tick()).map_err(StartError::Thread)?,
@@ -173,7 +173,8 @@ impl Sandbox {
     /// Puts `request` to an instance of `program`: a fresh one, or one that waits in the cell's list.
     ///
     /// The scheme of its URI tells the guest how the visitor came, `https` if it has none; its authority or its
-    /// `Host` tells for whom. Dropping this future stops the instance, and so does dropping the response's body
+    /// `Host` tells for whom. What the instance still does when it has answered is given to `go_on`, to run as a task
+    /// of its own, in the caller's turns. Dropping this future stops the instance, and so does dropping the response's body
     /// before its end. Must be called on a tokio runtime with time and I/O; one thread is enough.
     ///
     /// # Errors
@@ -185,13 +186,13 @@ impl Sandbox {
         cell: &Arc<Cell>,
         visit: Visit,
         mut request: Request<Body>,
+        go_on: impl FnOnce(Watched) -> Task<()>,
     ) -> Result<Response<Body>, Fault> {
         let report = Report::new(Voice::new(Arc::clone(&cell.log), Arc::clone(&visit.request)));
         instance::address(&mut request).map_err(|fault| report.fault(fault))?;
         let head_only = request.method() == Method::HEAD;
         let (answer, answered) = oneshot::channel();
         let (body_gone, gone) = oneshot::channel();
-        let core = visit.core;
         let run = instance::run(instance::Run {
             ground: Arc::clone(&self.0.ground),
             program: Arc::clone(program),
@@ -202,13 +203,12 @@ impl Sandbox {
             body_gone: gone,
             report: Arc::clone(&report),
         });
-        let guest =
-            Watched::new(Box::pin(run), Arc::clone(cell), Arc::clone(&self.0.ground), core, Arc::clone(&report));
-        let answer = respond(guest, answered, body_gone, head_only, Arc::clone(&report)).await;
+        let guest = Watched::new(Box::pin(run), Arc::clone(cell), Arc::clone(&self.0.ground), Arc::clone(&report));
+        let answer = respond(guest, answered, body_gone, head_only, Arc::clone(&report), go_on).await;
         if answer.is_err()
             && report.is_reused()
             && let Some(list) = &cell.reuse
-            && list.failed()
+            && list.failed(&self.0.ground.gone)
         {
             report.line(
                 "it was the second request or a later one to this instance: from now on each gets a fresh one. If the \
@@ -233,6 +233,7 @@ async fn respond(
     body_gone: oneshot::Sender<()>,
     head_only: bool,
     report: Arc<Report>,
+    go_on: impl FnOnce(Watched) -> Task<()>,
 ) -> Result<Response<Body>, Fault> {
     let (answer, mut running) = std::future::poll_fn(|cx| {
         let running = Pin::new(&mut guest).poll(cx).is_pending();
@@ -262,12 +263,12 @@ async fn respond(
         return Err(report.fault(Fault::Failed("it left its response's body unfinished".to_owned())));
     }
     let body = if more {
-        let guest = tokio::spawn(guest);
+        let guest = go_on(guest);
         Streaming::new(first, body, &head, head_only, report, body_gone, guest).boxed_unsync()
     } else {
         drop(body_gone);
         if running {
-            end(guest).await;
+            end(guest, go_on).await;
         }
         Whole::new(first).boxed_unsync()
     };
@@ -304,10 +305,10 @@ fn read_on(
 }
 
 /// Its answer is whole. What it still does, it does on its own, within its time.
-async fn end(mut guest: Watched) {
+async fn end(mut guest: Watched, go_on: impl FnOnce(Watched) -> Task<()>) {
     let running = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut guest).poll(cx).is_pending())).await;
     if running {
-        tokio::spawn(guest);
+        go_on(guest);
     }
 }
 

@@ -6,9 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use base::limits::{EPOCH_TICK, HEAVY_AFTER};
+use base::limits::EPOCH_TICK;
 use futures_util::task::AtomicWaker;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use tokio::time::Sleep;
 
 use crate::cell::{Cell, Stream, Voice};
@@ -23,8 +22,6 @@ pub(crate) struct Report {
     reused: AtomicBool,
     /// It has answered this request.
     answered: AtomicBool,
-    /// It was interrupted by the clock rather than that it waits for something.
-    interrupted: AtomicBool,
     /// The body that is being read, if any.
     reader: AtomicWaker,
 }
@@ -36,7 +33,6 @@ impl Report {
             fault: Mutex::new(None),
             reused: AtomicBool::new(false),
             answered: AtomicBool::new(false),
-            interrupted: AtomicBool::new(false),
             reader: AtomicWaker::new(),
         })
     }
@@ -55,10 +51,6 @@ impl Report {
 
     pub(crate) fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn note_interrupted(&self) {
-        self.interrupted.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn is_reused(&self) -> bool {
@@ -137,20 +129,13 @@ fn thread_time() -> Duration {
 /// The guest's own work: its faults are in the report when it ends.
 pub(crate) type Guest = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A guest's part in its core's baton.
-enum Turn {
-    None,
-    Wanted(Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>),
-    Held(OwnedSemaphorePermit),
-}
-
-/// A guest within its time.
+/// A guest within its time: what it still does once it has answered, given back by [`crate::Sandbox::handle`].
 ///
 /// CPU time is what passes while the guest is polled: instantiation, its code, and the host's work for it on
 /// this thread. It is read off the wall, which is cheap, until a poll has taken long enough to count; from
 /// then on off the thread's own CPU clock, which a busy machine doesn't advance for nothing. A poll ends at
 /// the next tick at the latest, as the epoch callback yields, so the first long one errs by two ticks at most.
-pub(crate) struct Watched {
+pub struct Watched {
     /// `None` when it has ended or was stopped.
     guest: Option<Guest>,
     spent: Duration,
@@ -158,51 +143,17 @@ pub(crate) struct Watched {
     long: bool,
     cell: Arc<Cell>,
     ground: Arc<Ground>,
-    /// It was taken for heavy from the start, after those before it.
-    presumed: bool,
     /// Made when the guest first waits: most never do.
     deadline: Option<Pin<Box<Sleep>>>,
-    /// Where it runs, and its part in that core's one permit for heavy work.
-    core: usize,
-    turn: Turn,
     report: Arc<Report>,
 }
 
 impl Watched {
-    pub(crate) fn new(guest: Guest, cell: Arc<Cell>, ground: Arc<Ground>, core: usize, report: Arc<Report>) -> Self {
-        let presumed = cell.heat.is_heavy(|| ground.since());
-        let (spent, deadline, turn) = (Duration::ZERO, None, Turn::None);
-        Self { guest: Some(guest), spent, long: false, cell, ground, presumed, deadline, core, turn, report }
+    pub(crate) fn new(guest: Guest, cell: Arc<Cell>, ground: Arc<Ground>, report: Arc<Report>) -> Self {
+        Self { guest: Some(guest), spent: Duration::ZERO, long: false, cell, ground, deadline: None, report }
     }
 
-    /// Sixty-four endless loops that each took its tick, one after the other, would keep a core from its sockets for
-    /// 128 ms. So a heavy guest goes on only with the core's baton, and passes it on after each tick: between two of them,
-    /// whoever they are, the core has looked at its sockets and answered what is light.
-    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.spent < HEAVY_AFTER && !self.presumed {
-            return Poll::Ready(());
-        }
-        self.turn = match std::mem::replace(&mut self.turn, Turn::None) {
-            waiting @ Turn::Wanted(_) => waiting,
-            held_or_none => {
-                // Given back before it is asked for again: whoever waits for it comes first.
-                if let Turn::Held(held) = held_or_none {
-                    drop(held);
-                }
-                Turn::Wanted(Box::pin(self.ground.baton(self.core).acquire_owned()))
-            }
-        };
-        let Turn::Wanted(wanted) = &mut self.turn else { return Poll::Ready(()) };
-        match wanted.as_mut().poll(cx) {
-            Poll::Ready(Ok(held)) => self.turn = Turn::Held(held),
-            // Nobody closes it.
-            Poll::Ready(Err(_)) => self.turn = Turn::None,
-            Poll::Pending => return Poll::Pending,
-        }
-        Poll::Ready(())
-    }
-
-    /// It waits, for its turn or for something else, but no longer than it may.
+    /// It waits, but no longer than it may.
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let time = self.cell.timeout;
         let left = time.saturating_sub(self.spent);
@@ -217,10 +168,8 @@ impl Watched {
     fn stop(&mut self, fault: Fault) -> Poll<()> {
         self.report.fault(fault);
         if let Some(guest) = self.guest.take() {
-            // It may hold much memory, and giving that back takes a while.
-            tokio::task::spawn_blocking(move || drop(guest));
+            self.ground.gone.let_go_of(Box::new(guest));
         }
-        self.turn = Turn::None;
         Poll::Ready(())
     }
 }
@@ -229,9 +178,6 @@ impl Future for Watched {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.guest.is_some() && self.poll_turn(cx).is_pending() {
-            return self.wait(cx);
-        }
         let long = self.long;
         let Some(guest) = &mut self.guest else {
             return Poll::Ready(());
@@ -243,15 +189,7 @@ impl Future for Watched {
         self.spent += if long { took } else { took.min(EPOCH_TICK * 2) };
         if ended {
             self.guest = None;
-            self.turn = Turn::None;
             return Poll::Ready(());
-        }
-        if !self.report.interrupted.swap(false, Ordering::Relaxed) {
-            // It waits for something else than the core: others may go on meanwhile.
-            self.turn = Turn::None;
-        }
-        if self.spent >= HEAVY_AFTER {
-            self.cell.heat.note_heavy(self.ground.since());
         }
         if self.spent > self.cell.cpu {
             let cpu = self.cell.cpu;

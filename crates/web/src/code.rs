@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use persist::{Line, Logs};
-use sandbox::{BodyError, Cell, Fault, Heat, LoadError, Program, Reuse, Stream, Visit};
+use sandbox::{BodyError, Cell, Fault, LoadError, Program, Reuse, Stream, Visit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::answer::{Body, Page};
@@ -162,7 +162,9 @@ pub(crate) async fn answer(
     let fate = body.as_ref().map(Upload::fate);
     let body = body.map(|body| body.map_err(body_error).boxed_unsync());
     let request = Request::from_parts(parts, body.unwrap_or_default());
-    let handled = core.cloud.sandbox.handle(&program, cell, visit, request).await;
+    let turns = Rc::clone(&core.turns);
+    let go_on = |rest| tokio::task::spawn_local(turns.in_turn(rest));
+    let handled = core.cloud.sandbox.handle(&program, cell, visit, request, go_on).await;
     if let Some(cut) = fate.as_ref().and_then(Fate::cut) {
         // Whatever the app made of half a request: the visitor hears what was wrong with it.
         return cut_off(cut, id);
@@ -202,12 +204,12 @@ fn cell(core: &Core, site: &Site, code: &Code) -> Cell {
         config: Arc::clone(&site.config),
         outbound: Arc::clone(&site.outbound),
         memory: code.memory,
+        share: Arc::clone(&site.memory),
         cpu: code.cpu,
         timeout: code.timeout,
         log: Arc::new(AppLog::new(&core.cloud.store.logs, site)),
         store: Arc::clone(&core.buckets) as Arc<dyn sandbox::KeyValue>,
         reuse: code.reuse.then(|| Reuse::new(listen::cores())),
-        heat: Heat::default(),
     }
 }
 

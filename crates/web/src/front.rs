@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -24,6 +23,7 @@ use crate::cloud::Cloud;
 use crate::code::{self, Buckets};
 use crate::observe::{Observer, Seen};
 use crate::router::{Router, Site, SiteRoute, SiteTarget};
+use crate::turns::{Turns, Whose, others_first};
 use crate::{files, gate, manage, rules};
 
 /// What one core holds.
@@ -34,6 +34,7 @@ pub(crate) struct Core {
     pub assets: assets::Cache,
     pub buckets: Arc<Buckets>,
     pub observer: Rc<Observer>,
+    pub turns: Rc<Turns>,
     router: RefCell<Cache<Arc<ArcSwap<Router>>, Arc<Router>>>,
 }
 
@@ -58,11 +59,11 @@ pub(crate) enum Scheme {
 
 impl Core {
     /// Must be called on the core's `LocalSet`.
-    pub(crate) fn new(number: usize, cloud: Arc<Cloud>) -> Result<Self, getrandom::Error> {
+    pub(crate) fn new(number: usize, cloud: Arc<Cloud>, turns: Rc<Turns>) -> Result<Self, getrandom::Error> {
         let router = RefCell::new(Cache::new(Arc::clone(&cloud.router)));
         let buckets = Arc::new(Buckets(cloud.store.databases.clone()));
         let observer = Rc::new(Observer::new(number, &cloud)?);
-        Ok(Self { number, cloud, assets: assets::Cache::new(), buckets, observer, router })
+        Ok(Self { number, cloud, assets: assets::Cache::new(), buckets, observer, turns, router })
     }
 
     fn router(&self) -> Arc<Router> {
@@ -83,25 +84,10 @@ pub(crate) async fn serve(core: Rc<Core>, peer: Peer, request: Request<Incoming>
     let id = HeaderValue::from_str(&seen.id.text).expect("hexadecimal digits");
     answer.headers_mut().insert("x-request-id", id);
     let answer = core.observer.answered(seen, answer);
+    // What came in together is answered together: the first answer that is sent wakes its reader, and the others find it
+    // awake. To wake it for each of them would cost more than a small request does.
     others_first().await;
     Ok(answer)
-}
-
-/// Lets the core's other tasks that can go on do so.
-///
-/// What came in together is answered together: the first answer that is sent wakes its reader, and the others find it
-/// awake. To wake it for each of them would cost more than a small request does. (Tokio's `yield_now` looks at all sockets
-/// again in between, which is three system calls more.)
-async fn others_first() {
-    let mut stood_back = false;
-    std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut stood_back, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Takes a body that nobody wants off the wire, while it is small: a client that still sends may miss its answer.
@@ -156,6 +142,7 @@ async fn route<'r>(
     }
     if is_api(core, peer, &host) {
         seen.enter_api();
+        core.turns.work_for(Whose::House).await;
         // In a place of its own, as a component's answer is: what a file's answer doesn't need isn't moved along with it.
         return Box::pin(manage::serve(core, request, id)).await;
     }
@@ -170,6 +157,7 @@ async fn route<'r>(
         return Page { status: StatusCode::NOT_FOUND, said: &said, help: "Check the address." }.answer(id);
     };
     core.observer.enter(seen, site, peer.address.ip(), &request);
+    core.turns.work_for(Whose::Tenant(site.tenant)).await;
     if !site.public {
         // What opens a private stage must not cross a network in the clear.
         if peer.scheme == Scheme::Plain {

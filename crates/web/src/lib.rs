@@ -24,6 +24,7 @@ mod shared;
 mod sweep;
 mod throttle;
 mod tls;
+mod turns;
 mod upload;
 
 pub use cloud::{Cloud, CloudError, Settings, mint_token};

@@ -33,6 +33,7 @@ use self::pulse::Pulses;
 use crate::cloud::Cloud;
 use crate::front::Core;
 use crate::tls::{self, TlsError};
+use crate::turns::{SinceLook, Turns};
 
 /// Connections that the kernel holds for a core that is busy.
 const BACKLOG: i32 = 4_096;
@@ -171,13 +172,19 @@ fn run_core(
     clients: Arc<Clients>,
     mut phase: watch::Receiver<Phase>,
 ) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let since_look = SinceLook::default();
+    let looks = since_look.clone();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(move || looks.looked()).build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!("a core's runtime can't be made: {error}"),
     };
     let local = LocalSet::new();
     local.block_on(&runtime, async move {
-        let core = match Core::new(number, cloud) {
+        let turns = Turns::new(since_look);
+        tokio::task::spawn_local(Rc::clone(&turns).deal());
+        let core = match Core::new(number, cloud, turns) {
             Ok(core) => Rc::new(core),
             Err(error) => return tracing::error!("a core gets no random bytes: {error}"),
         };
@@ -187,7 +194,7 @@ fn run_core(
         for (listener, tls) in [(secure, Some(TlsAcceptor::from(tls))), (plain, None)] {
             let (core, room, pulses) = (Rc::clone(&core), Arc::clone(&room), Rc::clone(&pulses));
             let door = Door { core, tls, room, clients: Arc::clone(&clients), pulses };
-            tokio::task::spawn_local(accept(listener, door));
+            tokio::task::spawn_local(Rc::clone(&door.core.turns).in_turn(accept(listener, door)));
         }
         tokio::task::spawn_local(look_after(Rc::clone(&pulses)));
         let mut drains = phase.clone();

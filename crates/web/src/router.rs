@@ -60,6 +60,8 @@ pub(crate) struct Site {
     pub key: Key,
     /// The tenant's share of the box's instances.
     pub instances: Arc<Semaphore>,
+    /// And of its memory.
+    pub memory: Arc<sandbox::Share>,
     pub access_log: AccessLog,
     pub meter: Arc<Meter>,
 }
@@ -145,6 +147,7 @@ pub(crate) struct Builder {
 #[derive(Clone)]
 struct Share {
     instances: Arc<Semaphore>,
+    memory: Arc<sandbox::Share>,
     /// Counts against the tenant's ceiling, for as long as there is the tenant.
     counter: Counter,
 }
@@ -260,6 +263,7 @@ impl Builder {
             env: env.into(),
             key: key.clone(),
             instances: share.instances,
+            memory: share.memory,
             access_log: manifest.access_log.unwrap_or(AccessLog::Off),
             meter: self.meters.meter((tenant.id, &tenant.name), (app.id, &app.name), &stage.name),
         }
@@ -267,8 +271,11 @@ impl Builder {
 
     fn share(&self, tenant: TenantId) -> Share {
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh =
-            || Share { instances: Arc::new(Semaphore::new(INSTANCES_PER_TENANT_MAX)), counter: Counter::default() };
+        let fresh = || Share {
+            instances: Arc::new(Semaphore::new(INSTANCES_PER_TENANT_MAX)),
+            memory: Arc::default(),
+            counter: Counter::default(),
+        };
         shares.entry(tenant).or_insert_with(fresh).clone()
     }
 

@@ -36,7 +36,7 @@ fn reusing(world: &World) -> Arc<Cell> {
 /// The length of the answer to a request of that name, on that core.
 async fn length(world: &World, program: &Arc<Program>, cell: &Arc<Cell>, request: &str, core: usize) -> usize {
     let visit = Visit { request: request.into(), core, permit: None };
-    let response = world.sandbox.handle(program, cell, visit, get()).await.expect("it answers");
+    let response = world.sandbox.handle(program, cell, visit, get(), tokio::spawn).await.expect("it answers");
     text(response).await.expect("it is whole").len()
 }
 
@@ -71,7 +71,7 @@ fn a_permit_is_given_back_with_each_request() {
         for request in 1..=2 {
             let (held, gone) = permit();
             let visit = Visit { request: "r".into(), core: 0, permit: Some(held) };
-            let response = world.sandbox.handle(&program, &cell, visit, get()).await.expect("it answers");
+            let response = world.sandbox.handle(&program, &cell, visit, get(), tokio::spawn).await.expect("it answers");
             gone.await;
             assert_eq!(text(response).await.expect("it is whole").len(), request);
         }
@@ -88,7 +88,7 @@ fn a_component_that_can_t_answer_twice_is_no_longer_asked_to() {
             let cell = reusing(&world);
             assert_eq!(length(&world, &program, &cell, "r", 0).await, 1);
             let visit = Visit { request: "second".into(), core: 0, permit: None };
-            let fault = world.sandbox.handle(&program, &cell, visit, get()).await.expect_err("it fails");
+            let fault = world.sandbox.handle(&program, &cell, visit, get(), tokio::spawn).await.expect_err("it fails");
             let log = world.log.take();
             assert!(log[0].starts_with("second Fault: ") && log[0].contains(wanted), "{fault:?} {log:?}");
             assert!(log.last().is_some_and(|line| line.contains("take `reuse` out")), "{log:?}");
@@ -122,7 +122,7 @@ fn an_instance_at_work_is_not_entered_again() {
         let cell = reusing(&world);
         let ask = || {
             let visit = Visit { request: "r".into(), core: 0, permit: None };
-            world.sandbox.handle(&program, &cell, visit, get())
+            world.sandbox.handle(&program, &cell, visit, get(), tokio::spawn)
         };
         let first = ask().await.expect("it answers");
         let second = ask().await.expect("another one answers");

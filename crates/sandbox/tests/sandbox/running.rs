@@ -243,7 +243,7 @@ fn a_request_without_a_host_is_refused() {
         request.headers_mut().clear();
         let fault = world
             .sandbox
-            .handle(&program, &Arc::new(world.cell()), visit(None), request)
+            .handle(&program, &Arc::new(world.cell()), visit(None), request, tokio::spawn)
             .await
             .expect_err("it is refused");
         assert!(matches!(fault, Fault::BadRequest(_)), "{fault:?}");

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty};
 use sandbox::{
-    Answer, Body, BodyError, Bucket, Cell, CompileError, Compiled, Compiler, Fault, Heat, KeyPage, KeyValue,
-    KeyValueError, Log, Options, Outbound, Permit, Program, Sandbox, Stream, Swap, Visit,
+    Answer, Body, BodyError, Bucket, Cell, CompileError, Compiled, Compiler, Fault, KeyPage, KeyValue, KeyValueError,
+    Log, Options, Outbound, Permit, Program, Sandbox, Stream, Swap, Visit,
 };
 use tempfile::TempDir;
 
@@ -74,12 +74,12 @@ impl World {
             config: Arc::default(),
             outbound: Arc::new(Outbound::default()),
             memory: 1 << 20,
+            share: Arc::default(),
             cpu: Duration::from_secs(10),
             timeout: Duration::from_secs(20),
             log: Arc::clone(&self.log) as Arc<dyn Log>,
             store: Arc::new(NoStore),
             reuse: None,
-            heat: Heat::default(),
         }
     }
 
@@ -94,7 +94,7 @@ impl World {
         cell: Cell,
         permit: Option<Permit>,
     ) -> Result<Response<Body>, Fault> {
-        self.sandbox.handle(program, &Arc::new(cell), visit(permit), get()).await
+        self.sandbox.handle(program, &Arc::new(cell), visit(permit), get(), tokio::spawn).await
     }
 
     /// Everything below the artifacts' folder.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::limits::REFUSALS_TOLD_EVERY;
+use base::limits::{ACCEPTS_PER_TURN_MAX, REFUSALS_TOLD_EVERY};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -17,6 +17,7 @@ use super::connection::serve_connection;
 use super::pulse::Pulses;
 use super::wire::Wire;
 use crate::front::Core;
+use crate::turns::others_first;
 
 /// What stands behind one listening socket of a core.
 pub(super) struct Door {
@@ -48,7 +49,10 @@ pub(super) async fn accept(listener: StdListener, door: Door) {
         Err(error) => return tracing::error!("a listener can't be used: {error}"),
     };
     let refused = Refused::default();
-    loop {
+    for number in 1_usize.. {
+        if number.is_multiple_of(ACCEPTS_PER_TURN_MAX) {
+            others_first().await;
+        }
         // No place, no accept.
         let Some(place) = door.place().await else { return };
         match listener.accept().await {
@@ -68,13 +72,14 @@ fn enter(door: &Door, stream: TcpStream, address: SocketAddr, place: OwnedSemaph
         return refused.count(address);
     };
     let (core, tls, pulse) = (Rc::clone(&door.core), door.tls.clone(), door.pulses.add());
-    tokio::task::spawn_local(async move {
+    let turns = Rc::clone(&door.core.turns);
+    tokio::task::spawn_local(turns.in_turn(async move {
         let open = core.observer.connected();
         // A connection that comes while the node drains is answered, but not waited for.
         let under_way = (!core.cloud.is_draining()).then(|| core.cloud.count());
         serve_connection(Rc::clone(&core), Wire::new(stream, &pulse), address, tls, pulse).await;
         drop((open, under_way, counted, place));
-    });
+    }));
 }
 
 /// Clients that hold as many connections as they may, and came again: told of now and then, not each time.

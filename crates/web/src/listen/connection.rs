@@ -28,6 +28,7 @@ use super::pulse::{Order, Piece, Pulse, UnderWay};
 use super::wire::Wire;
 use crate::answer::{Body, BodyError};
 use crate::front::{Core, Peer, Scheme, serve};
+use crate::turns::Turns;
 
 /// A head is read whole into this, and what is written is gathered in as much.
 const BUFFER_BYTES: usize = HEADER_BYTES_MAX;
@@ -112,13 +113,13 @@ async fn http1(core: Rc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin, peer
 }
 
 async fn http2(core: Rc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, pulse: &Rc<Pulse>) {
-    let held = Rc::clone(pulse);
+    let (held, turns) = (Rc::clone(pulse), Rc::clone(&core.turns));
     let service = service_fn(move |request| {
         let answer = answer(serve(Rc::clone(&core), peer.clone(), request), UnderWay::begin(&held));
         let pulse = Rc::clone(&held);
         async move { answer.await.map(|answer| answer.map(|body| InStream { body, pulse })) }
     });
-    let connection = http2::Builder::new(OnThisCore)
+    let connection = http2::Builder::new(OnThisCore(turns))
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .max_header_list_size(u32::try_from(HEADER_BYTES_MAX).expect("32 KiB fit"))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -218,17 +219,18 @@ impl HttpBody for InStream {
     }
 }
 
-/// Runs HTTP/2 streams on the core of their connection.
-#[derive(Clone, Copy, Debug)]
-struct OnThisCore;
+/// Runs HTTP/2 streams on the core of their connection, each in its own turn.
+#[derive(Clone)]
+struct OnThisCore(Rc<Turns>);
 
 impl<F> Executor<F> for OnThisCore
 where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
+        let stream = Rc::clone(&self.0).in_turn(future);
         tokio::task::spawn_local(async move {
-            future.await;
+            stream.await;
         });
     }
 }

@@ -1,0 +1,351 @@
+//! Whose turn it is on a core.
+//!
+//! A core has one thread, and everything on it takes turns: connections, streams, what an instance does after its answer.
+//! While there is little to do a task goes on at once, as it would without this. When there is more, tasks stand in a line
+//! for each tenant, and the tenant that has had least of the core goes next ([`ledger`]): one with ten thousand
+//! connections, or with requests that compute, keeps itself waiting and nobody else.
+//!
+//! Before each turn that makes the time since the core last looked at its sockets longer than [`LOOK_AFTER`], it looks
+//! again. So whoever comes waits for that long and for the one turn that had begun, which an instance's clock ends after
+//! [`base::limits::EPOCH_TICK`].
+
+mod ledger;
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use base::TenantId;
+use base::limits::{ARRIVALS_LOOK_AGAIN, HEAVY_AFTER, LOOK_AFTER, LOOKS_IN_A_ROW_MAX};
+
+use self::ledger::{Account, Ledger};
+
+/// For whom a task works.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Whose {
+    /// Connections that haven't asked for anything yet, all together.
+    Newcomers,
+    /// The management API, and what isn't a site.
+    House,
+    Tenant(TenantId),
+}
+
+/// Time that this thread's tasks have had since the thread last looked at its sockets, in nanoseconds. Shared with the
+/// runtime's hook, which starts it anew.
+#[derive(Clone, Default)]
+pub(crate) struct SinceLook(Arc<AtomicU64>);
+
+impl SinceLook {
+    pub(crate) fn looked(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    fn add(&self, time: Duration) {
+        // One thread: no other writes in between.
+        self.0.store(self.0.load(Ordering::Relaxed).saturating_add(nanos(time)), Ordering::Relaxed);
+    }
+
+    fn is_long(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= nanos(LOOK_AFTER)
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The turns of one core.
+pub(crate) struct Turns {
+    ledger: RefCell<Ledger<Whose, Rc<Seat>>>,
+    since_look: SinceLook,
+    /// The task that is polled just now.
+    current: RefCell<Option<Rc<Seat>>>,
+    /// Of the task that gives the turns, while it has nothing to do.
+    dealer: RefCell<Option<Waker>>,
+}
+
+/// A task's place in the line.
+struct Seat {
+    account: RefCell<Rc<Account<Whose, Rc<Seat>>>>,
+    state: Cell<State>,
+    waker: RefCell<Option<Waker>>,
+    /// What its request has had of the core.
+    spent: Cell<Duration>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// It waits for something else, or runs.
+    Free,
+    InLine,
+    /// It is its turn.
+    Called,
+    Gone,
+}
+
+impl Seat {
+    fn is_heavy(&self) -> bool {
+        self.spent.get() >= HEAVY_AFTER
+    }
+
+    fn note_waker(&self, cx: &Context<'_>) {
+        let mut held = self.waker.borrow_mut();
+        if !held.as_ref().is_some_and(|held| held.will_wake(cx.waker())) {
+            *held = Some(cx.waker().clone());
+        }
+    }
+}
+
+/// A seat is given up with its task.
+struct Taken(Rc<Seat>);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.state.set(State::Gone);
+        // It may be the last to know of whom it would wake.
+        self.0.waker.take();
+    }
+}
+
+impl Turns {
+    pub(crate) fn new(since_look: SinceLook) -> Rc<Self> {
+        let (ledger, current, dealer) = (RefCell::new(Ledger::new()), RefCell::default(), RefCell::default());
+        Rc::new(Self { ledger, since_look, current, dealer })
+    }
+
+    /// Runs a task in turns: as a newcomer's, or for whom the task works that calls this.
+    pub(crate) fn in_turn<F: Future>(self: Rc<Self>, task: F) -> impl Future<Output = F::Output> {
+        let (account, spent) = match &*self.current.borrow() {
+            Some(seat) => (Rc::clone(&seat.account.borrow()), seat.spent.get()),
+            None => (self.ledger.borrow_mut().account(Whose::Newcomers), Duration::ZERO),
+        };
+        let (account, spent) = (RefCell::new(account), Cell::new(spent));
+        let taken = Taken(Rc::new(Seat { account, state: Cell::new(State::Free), waker: RefCell::default(), spent }));
+        async move {
+            let mut task = pin!(task);
+            poll_fn(|cx| self.poll(&taken.0, cx, |cx| task.as_mut().poll(cx))).await
+        }
+    }
+
+    fn poll<T>(
+        &self,
+        seat: &Rc<Seat>,
+        cx: &mut Context<'_>,
+        go_on: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        match seat.state.get() {
+            State::Called => seat.state.set(State::Free),
+            State::InLine => {
+                seat.note_waker(cx);
+                return Poll::Pending;
+            }
+            State::Free | State::Gone if self.is_busy() => {
+                self.line_up(seat, cx);
+                return Poll::Pending;
+            }
+            State::Free | State::Gone => {}
+        }
+        self.ledger.borrow_mut().begin(&seat.account.borrow());
+        let outer = self.current.replace(Some(Rc::clone(seat)));
+        let begun = Instant::now();
+        let polled = go_on(cx);
+        let took = begun.elapsed();
+        self.current.replace(outer);
+        // Whose it was may have come out on the way: it is their bill.
+        seat.account.borrow().charge(nanos(took), seat.is_heavy());
+        seat.spent.set(seat.spent.get() + took);
+        self.since_look.add(took);
+        polled
+    }
+
+    /// Somebody stands in line, or the sockets have not been looked at for long enough.
+    fn is_busy(&self) -> bool {
+        self.ledger.borrow().waiting() > 0 || self.since_look.is_long()
+    }
+
+    fn line_up(&self, seat: &Rc<Seat>, cx: &Context<'_>) {
+        seat.note_waker(cx);
+        seat.state.set(State::InLine);
+        self.ledger.borrow_mut().line_up(&seat.account.borrow(), Rc::clone(seat), seat.is_heavy());
+        if let Some(dealer) = self.dealer.borrow_mut().take() {
+            dealer.wake();
+        }
+    }
+
+    /// What the task does from now on is a new piece of work, for `whose`. It goes on when it is their turn.
+    pub(crate) async fn work_for(&self, whose: Whose) {
+        let Some(seat) = self.current.borrow().clone() else { return };
+        seat.spent.set(Duration::ZERO);
+        if seat.account.borrow().whose() == whose {
+            return;
+        }
+        let account = self.ledger.borrow_mut().account(whose);
+        seat.account.replace(account);
+        if self.is_busy() {
+            others_first().await;
+        }
+    }
+
+    /// Gives the turns, for as long as the core serves.
+    pub(crate) async fn deal(self: Rc<Self>) {
+        loop {
+            poll_fn(|cx| {
+                if self.ledger.borrow().waiting() > 0 {
+                    return Poll::Ready(());
+                }
+                *self.dealer.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            })
+            .await;
+            if self.since_look.is_long() {
+                self.look().await;
+            }
+            let next = self.ledger.borrow_mut().next();
+            if let Some(seat) = next
+                && seat.state.get() == State::InLine
+            {
+                seat.state.set(State::Called);
+                if let Some(waker) = seat.waker.borrow_mut().take() {
+                    waker.wake();
+                }
+            }
+            // It has its turn before this goes on, and whoever can go on after it is in line by the next.
+            others_first().await;
+            others_first().await;
+        }
+    }
+
+    /// Has the runtime look at the sockets, and again while many have news: who is behind them may be next.
+    async fn look(&self) {
+        for _ in 0..LOOKS_IN_A_ROW_MAX {
+            let before = self.ledger.borrow().waiting();
+            tokio::task::yield_now().await;
+            if self.ledger.borrow().waiting() < before + ARRIVALS_LOOK_AGAIN {
+                break;
+            }
+        }
+        self.since_look.looked();
+    }
+}
+
+/// Lets the core's other tasks that can go on do so. It costs no system call: tokio's `yield_now` looks at all sockets in
+/// between, which is three.
+pub(crate) async fn others_first() {
+    let mut stood_back = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut stood_back, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    fn on_a_core<F: Future>(run: impl FnOnce(Rc<Turns>) -> F) -> F::Output {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        LocalSet::new().block_on(&runtime, async {
+            let turns = Turns::new(SinceLook::default());
+            tokio::task::spawn_local(Rc::clone(&turns).deal());
+            run(turns).await
+        })
+    }
+
+    /// Makes the core busy, as a turn of that length does.
+    fn busy(turns: &Turns) {
+        turns.since_look.add(LOOK_AFTER);
+    }
+
+    async fn request(turns: Rc<Turns>, tenant: u64, done: Rc<RefCell<Vec<u64>>>) {
+        turns.work_for(Whose::Tenant(TenantId(tenant))).await;
+        // Long enough to be told from nothing by any clock.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_micros(20) {}
+        done.borrow_mut().push(tenant);
+    }
+
+    #[test]
+    fn tenants_take_turns_where_there_is_much_to_do() {
+        let order = on_a_core(|turns| async move {
+            let done = Rc::new(RefCell::new(Vec::new()));
+            busy(&turns);
+            let many = (0..20).map(|_| 1).chain([2, 3]);
+            let tasks: Vec<_> = many
+                .map(|tenant| {
+                    let task = request(Rc::clone(&turns), tenant, Rc::clone(&done));
+                    tokio::task::spawn_local(Rc::clone(&turns).in_turn(task))
+                })
+                .collect();
+            for task in tasks {
+                task.await.expect("it doesn't panic");
+            }
+            done.take()
+        });
+        let place = |tenant| order.iter().position(|done| *done == tenant).expect("it was served");
+        assert_eq!(order.len(), 22);
+        assert!(place(2) < 4 && place(3) < 4, "{order:?}");
+    }
+
+    #[test]
+    fn where_there_is_little_to_do_nobody_waits() {
+        on_a_core(|turns| async move {
+            let done = Rc::default();
+            let mut task = pin!(Rc::clone(&turns).in_turn(request(Rc::clone(&turns), 1, Rc::clone(&done))));
+            let ended = poll_fn(|cx| Poll::Ready(task.as_mut().poll(cx).is_ready())).await;
+            assert!(ended, "it waited");
+            assert_eq!(*done.borrow(), [1]);
+        });
+    }
+
+    #[test]
+    fn who_leaves_the_line_holds_up_nobody() {
+        let order = on_a_core(|turns| async move {
+            let done = Rc::new(RefCell::new(Vec::new()));
+            busy(&turns);
+            let spawn = |tenant| {
+                let task = request(Rc::clone(&turns), tenant, Rc::clone(&done));
+                tokio::task::spawn_local(Rc::clone(&turns).in_turn(task))
+            };
+            let (gone, stays) = (spawn(1), spawn(2));
+            gone.abort();
+            stays.await.expect("it doesn't panic");
+            assert!(gone.await.expect_err("it was aborted").is_cancelled());
+            // A line with nobody in it that is still there must not count as busy for ever.
+            turns.since_look.looked();
+            spawn(3).await.expect("it doesn't panic");
+            assert_eq!(turns.ledger.borrow().waiting(), 0);
+            done.take()
+        });
+        assert_eq!(order, [2, 3]);
+    }
+
+    #[test]
+    fn what_a_task_begins_is_for_whom_it_works() {
+        on_a_core(|turns| async move {
+            let outer = {
+                let turns = Rc::clone(&turns);
+                async move {
+                    turns.work_for(Whose::Tenant(TenantId(7))).await;
+                    let seen = {
+                        let turns = Rc::clone(&turns);
+                        async move { turns.current.borrow().as_ref().map(|seat| seat.account.borrow().whose()) }
+                    };
+                    tokio::task::spawn_local(Rc::clone(&turns).in_turn(seen)).await.expect("it doesn't panic")
+                }
+            };
+            let whose = Rc::clone(&turns).in_turn(outer).await;
+            assert_eq!(whose, Some(Whose::Tenant(TenantId(7))));
+        });
+    }
+}

@@ -1,0 +1,235 @@
+//! Who has had how much of a core, and who is next: start-time fair queueing (Goyal, Vin and Cheng, 1996), pure.
+//!
+//! Each account has a virtual time, which advances by what it has used. The account that is furthest behind goes next.
+//! One that comes back after a pause starts where the others are: to have been away earns no credit, and to have used an
+//! idle core is held against nobody.
+//!
+//! Within an account those go first that haven't had much, and the others in between: they are never starved.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::Hash;
+use std::rc::{Rc, Weak};
+
+use base::limits::HEAVY_AFTER;
+
+/// Virtual time, in nanoseconds of the core.
+type Time = u64;
+
+/// What the light ones of an account have at the most between two turns of its heavy ones.
+#[expect(clippy::cast_possible_truncation, reason = "4 ms in nanoseconds")]
+const LIGHT_IN_A_ROW: Time = HEAVY_AFTER.as_nanos() as Time;
+
+pub(super) struct Account<W, T> {
+    whose: W,
+    time: Cell<Time>,
+    line: RefCell<Line<T>>,
+    /// It stands in the ledger's order, or has just been served.
+    listed: Cell<bool>,
+    /// What its light ones have had since a heavy one's turn.
+    light_used: Cell<Time>,
+}
+
+struct Line<T> {
+    light: VecDeque<T>,
+    heavy: VecDeque<T>,
+}
+
+impl<W: Copy, T> Account<W, T> {
+    pub(super) fn whose(&self) -> W {
+        self.whose
+    }
+
+    pub(super) fn charge(&self, used: Time, heavy: bool) {
+        self.time.set(self.time.get().saturating_add(used));
+        self.light_used.set(if heavy { 0 } else { self.light_used.get().saturating_add(used) });
+    }
+
+    fn is_waiting(&self) -> bool {
+        let line = self.line.borrow();
+        !line.light.is_empty() || !line.heavy.is_empty()
+    }
+
+    fn next(&self) -> Option<T> {
+        let mut line = self.line.borrow_mut();
+        let heavy_first = self.light_used.get() >= LIGHT_IN_A_ROW;
+        let Line { light, heavy } = &mut *line;
+        let (first, second) = if heavy_first { (heavy, light) } else { (light, heavy) };
+        first.pop_front().or_else(|| second.pop_front())
+    }
+}
+
+pub(super) struct Ledger<W, T> {
+    /// Those that a task works for.
+    accounts: HashMap<W, Weak<Account<W, T>>>,
+    /// Accounts are looked through for those that are gone when there are so many.
+    look_through_at: usize,
+    /// Accounts with somebody in line, by their time, and then by who came first.
+    order: BTreeMap<(Time, u64), Rc<Account<W, T>>>,
+    /// The account that was served last: it comes back into the order when what it used is known.
+    served: Option<Rc<Account<W, T>>>,
+    /// The time of whoever was served last.
+    now: Time,
+    listings: u64,
+    waiting: usize,
+}
+
+/// Fewer accounts than this are never looked through.
+const ACCOUNTS_MIN: usize = 64;
+
+impl<W: Copy + Eq + Hash, T> Ledger<W, T> {
+    pub(super) fn new() -> Self {
+        let (accounts, order) = (HashMap::new(), BTreeMap::new());
+        Self { accounts, look_through_at: ACCOUNTS_MIN, order, served: None, now: 0, listings: 0, waiting: 0 }
+    }
+
+    pub(super) fn account(&mut self, whose: W) -> Rc<Account<W, T>> {
+        if let Some(held) = self.accounts.get(&whose).and_then(Weak::upgrade) {
+            return held;
+        }
+        if self.accounts.len() >= self.look_through_at {
+            self.accounts.retain(|_, account| account.strong_count() > 0);
+            self.look_through_at = (2 * self.accounts.len()).max(ACCOUNTS_MIN);
+        }
+        let line = RefCell::new(Line { light: VecDeque::new(), heavy: VecDeque::new() });
+        let (time, listed, light_used) = (Cell::new(self.now), Cell::new(false), Cell::new(0));
+        let account = Rc::new(Account { whose, time, line, listed, light_used });
+        self.accounts.insert(whose, Rc::downgrade(&account));
+        account
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// A turn of the account's begins, whether it stood in line for it or not.
+    pub(super) fn begin(&mut self, account: &Account<W, T>) {
+        self.now = self.now.max(account.time.get());
+        account.time.set(self.now);
+    }
+
+    pub(super) fn line_up(&mut self, account: &Rc<Account<W, T>>, who: T, heavy: bool) {
+        let mut line = account.line.borrow_mut();
+        if heavy {
+            line.heavy.push_back(who);
+        } else {
+            line.light.push_back(who);
+        }
+        drop(line);
+        self.waiting += 1;
+        if !account.listed.replace(true) {
+            self.list(Rc::clone(account));
+        }
+    }
+
+    fn list(&mut self, account: Rc<Account<W, T>>) {
+        account.time.set(account.time.get().max(self.now));
+        self.listings += 1;
+        self.order.insert((account.time.get(), self.listings), account);
+    }
+
+    /// Whoever is next leaves the line.
+    pub(super) fn next(&mut self) -> Option<T> {
+        if let Some(served) = self.served.take() {
+            if served.is_waiting() {
+                self.list(served);
+            } else {
+                served.listed.set(false);
+            }
+        }
+        let (_, account) = self.order.pop_first()?;
+        let next = account.next();
+        self.waiting -= usize::from(next.is_some());
+        self.served = Some(account);
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Names = Ledger<char, u32>;
+
+    const HEAVY: Time = LIGHT_IN_A_ROW;
+
+    fn line_up(ledger: &mut Names, whose: char, who: u32, heavy: bool) {
+        let account = ledger.account(whose);
+        ledger.line_up(&account, who, heavy);
+    }
+
+    /// Serves until nobody waits; a turn of `whose` costs as much as `cost` says.
+    fn serve(ledger: &mut Names, cost: impl Fn(u32) -> (char, Time, bool)) -> Vec<u32> {
+        let mut order = Vec::new();
+        while let Some(who) = ledger.next() {
+            let (whose, used, heavy) = cost(who);
+            let account = ledger.account(whose);
+            ledger.begin(&account);
+            account.charge(used, heavy);
+            order.push(who);
+        }
+        order
+    }
+
+    #[test]
+    fn each_tenant_has_as_much_however_many_it_sends() {
+        let mut ledger = Names::new();
+        // Somebody works for each of them all the time.
+        let held = ['a', 'b'].map(|whose| ledger.account(whose));
+        for number in 0..100 {
+            line_up(&mut ledger, 'a', number, false);
+        }
+        for number in 100..103 {
+            line_up(&mut ledger, 'b', number, false);
+        }
+        // A turn of the first costs ten times as much.
+        let order = serve(&mut ledger, |who| if who < 100 { ('a', 1_000, false) } else { ('b', 100, false) });
+        let place = |wanted| order.iter().position(|who| *who == wanted).expect("it was served");
+        assert_eq!(order.len(), 103);
+        assert_eq!([place(100), place(101), place(102)], [1, 2, 3], "{order:?}");
+        assert_eq!(ledger.waiting(), 0);
+        drop(held);
+    }
+
+    #[test]
+    fn to_have_been_away_earns_nothing() {
+        let mut ledger = Names::new();
+        let (busy, away) = (ledger.account('a'), ledger.account('b'));
+        for _ in 0..1_000 {
+            ledger.begin(&busy);
+            busy.charge(1_000, false);
+        }
+        for number in 0..10 {
+            ledger.line_up(&busy, number, false);
+            ledger.line_up(&away, 10 + number, false);
+        }
+        let order = serve(&mut ledger, |who| (if who < 10 { 'a' } else { 'b' }, 1_000, false));
+        let first_half = order[..10].iter().filter(|who| **who < 10).count();
+        assert!((4..=6).contains(&first_half), "{order:?}");
+    }
+
+    #[test]
+    fn the_light_ones_of_a_tenant_go_first_but_not_for_ever() {
+        let mut ledger = Names::new();
+        let account = ledger.account('a');
+        for number in 0..2 {
+            ledger.line_up(&account, number, true);
+        }
+        for number in 10..16 {
+            ledger.line_up(&account, number, false);
+        }
+        let order = serve(&mut ledger, |who| ('a', HEAVY / 2, who < 10));
+        assert_eq!(order, [10, 11, 0, 12, 13, 1, 14, 15]);
+    }
+
+    #[test]
+    fn accounts_that_nobody_works_for_are_forgotten() {
+        let mut ledger = Ledger::<u32, u32>::new();
+        let held = ledger.account(0);
+        for whose in 1..10_000 {
+            ledger.account(whose);
+        }
+        assert!(ledger.accounts.len() <= ACCOUNTS_MIN);
+        assert!(Rc::ptr_eq(&held, &ledger.account(0)));
+    }
+}
