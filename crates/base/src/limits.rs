@@ -238,6 +238,8 @@ pub const LOOK_AFTER: Duration = Duration::from_micros(500);
 /// time; so many looks at the most, which take about 2 ms.
 pub const ARRIVALS_LOOK_AGAIN: usize = 256;
 pub const LOOKS_IN_A_ROW_MAX: usize = 4;
+/// Light tasks of one tenant that have their turns together, as long as they take less than [`LOOK_AFTER`] together.
+pub const TURNS_AT_ONCE_MAX: usize = 32;
 /// Connections that a core accepts in one turn, at some 10 µs each.
 pub const ACCEPTS_PER_TURN_MAX: usize = 16;
 /// What a guest may see of the time: fine enough for caches and logs, too coarse to time another tenant's code.

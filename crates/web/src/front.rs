@@ -23,7 +23,7 @@ use crate::cloud::Cloud;
 use crate::code::{self, Buckets};
 use crate::observe::{Observer, Seen};
 use crate::router::{Router, Site, SiteRoute, SiteTarget};
-use crate::turns::{Turns, Whose, others_first};
+use crate::turns::{Turns, Whose};
 use crate::{files, gate, manage, rules};
 
 /// What one core holds.
@@ -84,9 +84,7 @@ pub(crate) async fn serve(core: Rc<Core>, peer: Peer, request: Request<Incoming>
     let id = HeaderValue::from_str(&seen.id.text).expect("hexadecimal digits");
     answer.headers_mut().insert("x-request-id", id);
     let answer = core.observer.answered(seen, answer);
-    // What came in together is answered together: the first answer that is sent wakes its reader, and the others find it
-    // awake. To wake it for each of them would cost more than a small request does.
-    others_first().await;
+    core.turns.answer_soon().await;
     Ok(answer)
 }
 

@@ -12,6 +12,7 @@
 mod ledger;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -59,9 +60,12 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
+type Line = Ledger<Whose, Rc<Seat>>;
+type Of = Account<Whose, Rc<Seat>>;
+
 /// The turns of one core.
 pub(crate) struct Turns {
-    ledger: RefCell<Ledger<Whose, Rc<Seat>>>,
+    ledger: RefCell<Line>,
     since_look: SinceLook,
     /// The task that is polled just now.
     current: RefCell<Option<Rc<Seat>>>,
@@ -71,11 +75,15 @@ pub(crate) struct Turns {
 
 /// A task's place in the line.
 struct Seat {
-    account: RefCell<Rc<Account<Whose, Rc<Seat>>>>,
+    account: RefCell<Rc<Of>>,
     state: Cell<State>,
     waker: RefCell<Option<Waker>>,
     /// What its request has had of the core.
     spent: Cell<Duration>,
+    /// It has an answer to send, and needn't stand in line for that.
+    answers: Cell<bool>,
+    /// It was let past the line, and is polled.
+    out_of_turn: Cell<bool>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -125,7 +133,15 @@ impl Turns {
             None => (self.ledger.borrow_mut().account(Whose::Newcomers), Duration::ZERO),
         };
         let (account, spent) = (RefCell::new(account), Cell::new(spent));
-        let taken = Taken(Rc::new(Seat { account, state: Cell::new(State::Free), waker: RefCell::default(), spent }));
+        let seat = Seat {
+            account,
+            state: Cell::new(State::Free),
+            waker: RefCell::default(),
+            spent,
+            answers: Cell::new(false),
+            out_of_turn: Cell::new(false),
+        };
+        let taken = Taken(Rc::new(seat));
         async move {
             let mut task = pin!(task);
             poll_fn(|cx| self.poll(&taken.0, cx, |cx| task.as_mut().poll(cx))).await
@@ -138,18 +154,25 @@ impl Turns {
         cx: &mut Context<'_>,
         go_on: impl FnOnce(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<T> {
+        let answers = seat.answers.take();
         match seat.state.get() {
+            // Those who were called with it have had long: what has come meanwhile may be more urgent.
+            State::Called if self.since_look.is_long() => {
+                self.line_up(seat, cx, Ledger::go_back);
+                return Poll::Pending;
+            }
             State::Called => seat.state.set(State::Free),
             State::InLine => {
                 seat.note_waker(cx);
                 return Poll::Pending;
             }
-            State::Free | State::Gone if self.is_busy() => {
-                self.line_up(seat, cx);
+            State::Free | State::Gone if !answers && self.is_busy() => {
+                self.line_up(seat, cx, Ledger::line_up);
                 return Poll::Pending;
             }
             State::Free | State::Gone => {}
         }
+        seat.out_of_turn.set(answers);
         self.ledger.borrow_mut().begin(&seat.account.borrow());
         let outer = self.current.replace(Some(Rc::clone(seat)));
         let begun = Instant::now();
@@ -168,10 +191,10 @@ impl Turns {
         self.ledger.borrow().waiting() > 0 || self.since_look.is_long()
     }
 
-    fn line_up(&self, seat: &Rc<Seat>, cx: &Context<'_>) {
+    fn line_up(&self, seat: &Rc<Seat>, cx: &Context<'_>, enter: impl FnOnce(&mut Line, &Rc<Of>, Rc<Seat>, bool)) {
         seat.note_waker(cx);
         seat.state.set(State::InLine);
-        self.ledger.borrow_mut().line_up(&seat.account.borrow(), Rc::clone(seat), seat.is_heavy());
+        enter(&mut self.ledger.borrow_mut(), &seat.account.borrow(), Rc::clone(seat), seat.is_heavy());
         if let Some(dealer) = self.dealer.borrow_mut().take() {
             dealer.wake();
         }
@@ -181,18 +204,30 @@ impl Turns {
     pub(crate) async fn work_for(&self, whose: Whose) {
         let Some(seat) = self.current.borrow().clone() else { return };
         seat.spent.set(Duration::ZERO);
-        if seat.account.borrow().whose() == whose {
-            return;
+        let known = seat.account.borrow().whose() == whose;
+        if !known {
+            let account = self.ledger.borrow_mut().account(whose);
+            seat.account.replace(account);
         }
-        let account = self.ledger.borrow_mut().account(whose);
-        seat.account.replace(account);
-        if self.is_busy() {
+        if (!known || seat.out_of_turn.get()) && self.is_busy() {
             others_first().await;
         }
     }
 
+    /// The task's answer is ready, and is sent when the core's other tasks that can go on have done so.
+    ///
+    /// What came in together is then answered together: the first answer that is sent wakes its reader, and the others find
+    /// it awake. To wake it for each of them would cost more than a small request does.
+    pub(crate) async fn answer_soon(&self) {
+        if let Some(seat) = &*self.current.borrow() {
+            seat.answers.set(true);
+        }
+        others_first().await;
+    }
+
     /// Gives the turns, for as long as the core serves.
     pub(crate) async fn deal(self: Rc<Self>) {
+        let mut next = VecDeque::new();
         loop {
             poll_fn(|cx| {
                 if self.ledger.borrow().waiting() > 0 {
@@ -205,16 +240,14 @@ impl Turns {
             if self.since_look.is_long() {
                 self.look().await;
             }
-            let next = self.ledger.borrow_mut().next();
-            if let Some(seat) = next
-                && seat.state.get() == State::InLine
-            {
+            self.ledger.borrow_mut().next(&mut next);
+            for seat in next.drain(..).filter(|seat| seat.state.get() == State::InLine) {
                 seat.state.set(State::Called);
                 if let Some(waker) = seat.waker.borrow_mut().take() {
                     waker.wake();
                 }
             }
-            // It has its turn before this goes on, and whoever can go on after it is in line by the next.
+            // They have their turns before this goes on, and whoever can go on after them is in line by the next.
             others_first().await;
             others_first().await;
         }

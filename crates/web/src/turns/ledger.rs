@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::rc::{Rc, Weak};
 
-use base::limits::HEAVY_AFTER;
+use base::limits::{HEAVY_AFTER, TURNS_AT_ONCE_MAX};
 
 /// Virtual time, in nanoseconds of the core.
 type Time = u64;
@@ -50,12 +50,16 @@ impl<W: Copy, T> Account<W, T> {
         !line.light.is_empty() || !line.heavy.is_empty()
     }
 
-    fn next(&self) -> Option<T> {
+    /// Several light ones, or a heavy one.
+    fn next(&self, into: &mut VecDeque<T>) {
         let mut line = self.line.borrow_mut();
         let heavy_first = self.light_used.get() >= LIGHT_IN_A_ROW;
         let Line { light, heavy } = &mut *line;
-        let (first, second) = if heavy_first { (heavy, light) } else { (light, heavy) };
-        first.pop_front().or_else(|| second.pop_front())
+        if light.is_empty() || (heavy_first && !heavy.is_empty()) {
+            into.extend(heavy.pop_front());
+        } else {
+            into.extend(light.drain(..light.len().min(TURNS_AT_ONCE_MAX)));
+        }
     }
 }
 
@@ -110,12 +114,20 @@ impl<W: Copy + Eq + Hash, T> Ledger<W, T> {
 
     pub(super) fn line_up(&mut self, account: &Rc<Account<W, T>>, who: T, heavy: bool) {
         let mut line = account.line.borrow_mut();
-        if heavy {
-            line.heavy.push_back(who);
-        } else {
-            line.light.push_back(who);
-        }
-        drop(line);
+        let line = if heavy { &mut line.heavy } else { &mut line.light };
+        line.push_back(who);
+        self.lined_up(account);
+    }
+
+    /// Its turn had come, and goes to others after all: it is the account's next.
+    pub(super) fn go_back(&mut self, account: &Rc<Account<W, T>>, who: T, heavy: bool) {
+        let mut line = account.line.borrow_mut();
+        let line = if heavy { &mut line.heavy } else { &mut line.light };
+        line.push_front(who);
+        self.lined_up(account);
+    }
+
+    fn lined_up(&mut self, account: &Rc<Account<W, T>>) {
         self.waiting += 1;
         if !account.listed.replace(true) {
             self.list(Rc::clone(account));
@@ -128,8 +140,8 @@ impl<W: Copy + Eq + Hash, T> Ledger<W, T> {
         self.order.insert((account.time.get(), self.listings), account);
     }
 
-    /// Whoever is next leaves the line.
-    pub(super) fn next(&mut self) -> Option<T> {
+    /// Those who are next leave the line: some of one account.
+    pub(super) fn next(&mut self, into: &mut VecDeque<T>) {
         if let Some(served) = self.served.take() {
             if served.is_waiting() {
                 self.list(served);
@@ -137,11 +149,11 @@ impl<W: Copy + Eq + Hash, T> Ledger<W, T> {
                 served.listed.set(false);
             }
         }
-        let (_, account) = self.order.pop_first()?;
-        let next = account.next();
-        self.waiting -= usize::from(next.is_some());
+        let Some((_, account)) = self.order.pop_first() else { return };
+        let before = into.len();
+        account.next(into);
+        self.waiting -= into.len() - before;
         self.served = Some(account);
-        next
     }
 }
 
@@ -160,15 +172,22 @@ mod tests {
 
     /// Serves until nobody waits; a turn of `whose` costs as much as `cost` says.
     fn serve(ledger: &mut Names, cost: impl Fn(u32) -> (char, Time, bool)) -> Vec<u32> {
-        let mut order = Vec::new();
-        while let Some(who) = ledger.next() {
+        let (mut order, mut next) = (Vec::new(), VecDeque::new());
+        loop {
+            ledger.next(&mut next);
+            let Some(who) = next.pop_front() else { return order };
+            // Only the first of those who were called goes on: the others' turns go to whoever is behind.
+            while let Some(called) = next.pop_back() {
+                let (whose, _, heavy) = cost(called);
+                let account = ledger.account(whose);
+                ledger.go_back(&account, called, heavy);
+            }
             let (whose, used, heavy) = cost(who);
             let account = ledger.account(whose);
             ledger.begin(&account);
             account.charge(used, heavy);
             order.push(who);
         }
-        order
     }
 
     #[test]
