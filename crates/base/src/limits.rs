@@ -177,7 +177,8 @@ pub const KV_BATCH_BYTES_MAX: usize = DATABASE_BYTES_PER_TURN_MAX;
 /// Bytes of all values that are held in memory for those who ask next, with all that holding them takes: one
 /// sixteenth of a GiB for the whole box, what one core may hold of static files.
 pub const KV_CACHE_BYTES_MAX: usize = 64 * MIB;
-/// Bytes of one tenant among those: four who read without end leave something for a fifth.
+/// Bytes of one tenant among those: one who reads without end leaves three quarters to the others, and only four who do
+/// so at once push out what others asked for before.
 pub const KV_CACHE_BYTES_PER_TENANT_MAX: usize = KV_CACHE_BYTES_MAX / 4;
 /// Parts of that memory, each with a lock of its own and an equal share of the bytes: 1 MiB, and 256 KiB a tenant. A
 /// look takes some 100 ns, so two cores that do nothing else meet in one look of 64.
