@@ -174,6 +174,28 @@ pub const KV_BATCH_MAX: usize = 100;
 /// Bytes of keys and values of one batch call, in or out: what one turn of a database carries.
 pub const KV_BATCH_BYTES_MAX: usize = DATABASE_BYTES_PER_TURN_MAX;
 
+/// Bytes of all values that are held in memory for those who ask next, with all that holding them takes: one
+/// sixteenth of a GiB for the whole box, what one core may hold of static files.
+pub const KV_CACHE_BYTES_MAX: usize = 64 * MIB;
+/// Bytes of one tenant among those: one who reads without end leaves three quarters to the others, and only four who do
+/// so at once push out what others asked for before.
+pub const KV_CACHE_BYTES_PER_TENANT_MAX: usize = KV_CACHE_BYTES_MAX / 4;
+/// Parts of that memory, each with a lock of its own and an equal share of the bytes: 1 MiB, and 256 KiB a tenant. A
+/// look takes some 100 ns, so two cores that do nothing else meet in one look of 64.
+pub const KV_CACHE_SHARDS: usize = 64;
+/// Bytes of a value that is held: fifteen of the largest fit a tenant's part of a shard, and most are far smaller.
+pub const KV_CACHED_VALUE_BYTES_MAX: usize = 16 * KIB;
+/// Bytes that a held value takes beside its key and itself: 112 for its place in the list and 20 in the table, twice,
+/// as a place that is free is kept until half of them are; 56 for the bucket's name; 3 × 16 that the allocator takes,
+/// and 32 to count who has the value. 400, rounded up. A tenant's part of a shard is counted as one more.
+pub const KV_CACHED_ENTRY_BYTES: usize = 416;
+/// Counters of a shard that tell whether a key was written while it was read. Two keys that share one cost each other
+/// a value that isn't held. 64 × 64 × 16 bytes = 64 KiB.
+pub const KV_CACHE_STRIPES_PER_SHARD: usize = 64;
+/// Databases with a write that failed, of which nothing is held until the next start: 64 × 1,024 × 16 bytes = 1 MiB.
+/// With more the disk is failing, and nothing is held of any.
+pub const DATABASES_DISTRUSTED_MAX: usize = 1_024;
+
 // ---- logs ----
 
 /// Bytes of one line of an app's log; the rest of a longer line is cut and says so.

@@ -3,15 +3,17 @@
 //! A database belongs to one pair of threads for good: one writes, one reads. The writer puts all operations that
 //! wait for the same database into one transaction, so that one `fdatasync` makes them all durable, and answers
 //! after the commit: acknowledged is durable. The reader has its own connection to the same file and sees every
-//! acknowledged write without ever waiting for a sync.
+//! acknowledged write without ever waiting for a sync. What was read lately is answered from memory ([`cache`]).
 //!
 //! Turns go round by tenant, then by database ([`queue`]), so a tenant that hammers waits for itself.
 //!
 //! A path is made of the tenant's and the database's numbers. Buckets and keys are values in SQL, never its text.
 //! A file that is damaged gives its own tenant errors, and nobody else.
 
+mod cache;
 mod file;
 mod queue;
+mod recent;
 mod tally;
 mod worker;
 
@@ -28,6 +30,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::disk;
+use cache::{Cache, Place};
 use queue::{Job, Queue};
 pub use tally::KvFigures;
 use tally::Tally;
@@ -94,6 +97,7 @@ pub struct Databases {
 struct Inner {
     root: Arc<Path>,
     pairs: Vec<Pair>,
+    cache: Arc<Cache>,
     /// One of each thread.
     tallies: Vec<Arc<Tally>>,
     threads: Mutex<Threads>,
@@ -151,6 +155,16 @@ impl Operation {
         }
     }
 
+    /// Calls back with each key whose value it may change.
+    fn each_written(&self, mut written: impl FnMut(&str)) {
+        match self {
+            Self::Set(pairs) => pairs.iter().for_each(|(key, _)| written(key)),
+            Self::Delete(keys) => keys.iter().for_each(|key| written(key)),
+            Self::Increment(key, _) | Self::Swap { key, .. } => written(key),
+            Self::Get(_) | Self::Exists(_) | Self::List(_) | Self::Drop => {}
+        }
+    }
+
     /// Is it within what an operation may carry?
     fn check(&self) -> Result<(), KvError> {
         match self {
@@ -199,12 +213,14 @@ impl Databases {
         let root: Arc<Path> = dir.join("databases").into();
         let made = disk::create_dir(&root).and_then(|()| disk::sync_dir(dir));
         made.map_err(|source| OpenError::Make { path: root.to_path_buf(), source })?;
+        let cache = Arc::new(Cache::new());
         let (mut pairs, mut tallies, mut threads) = (Vec::new(), Vec::new(), Threads::default());
         for number in 0..DATABASE_THREADS {
             let mut start = |lane, name: &str| {
                 let (queue, tally) = (Queue::new(), Arc::new(Tally::default()));
                 tallies.push(Arc::clone(&tally));
-                let worker = Worker::new(Arc::clone(&root), lane, bytes_max, Arc::clone(&queue), tally);
+                let worker =
+                    Worker::new(Arc::clone(&root), lane, bytes_max, Arc::clone(&queue), Arc::clone(&cache), tally);
                 let thread = std::thread::Builder::new().name(format!("{name}-{number}"));
                 Ok((queue, thread.spawn(move || worker.run()).map_err(OpenError::Thread)?))
             };
@@ -214,13 +230,21 @@ impl Databases {
             threads.writers.push(thread);
             pairs.push(Pair { reads, writes });
         }
-        Ok(Self { inner: Arc::new(Inner { root, pairs, tallies, threads: Mutex::new(threads) }) })
+        Ok(Self { inner: Arc::new(Inner { root, pairs, cache, tallies, threads: Mutex::new(threads) }) })
     }
 
     /// The value, if there is one.
     pub async fn get(&self, db: Database, bucket: &Name, key: &str) -> Result<Option<Bytes>, KvError> {
+        key_checked(key)?;
+        let (cache, place) = self.place(db, bucket, key);
+        let miss = match cache.get(place) {
+            Ok(value) => return Ok(value),
+            Err(miss) => miss,
+        };
         let values = self.get_many(db, bucket, vec![key.to_owned()]).await?;
-        Ok(values.into_iter().next().flatten())
+        let value = values.into_iter().next().flatten();
+        cache.hold(place, &miss, value.as_ref());
+        Ok(value)
     }
 
     /// The values, in the order of the keys. All are of one moment.
@@ -238,7 +262,17 @@ impl Databases {
 
     /// Is there a value?
     pub async fn exists(&self, db: Database, bucket: &Name, key: &str) -> Result<bool, KvError> {
-        self.ask(db, bucket, Operation::Exists(key.to_owned())).await.map(truth)
+        key_checked(key)?;
+        let (cache, place) = self.place(db, bucket, key);
+        let miss = match cache.exists(place) {
+            Ok(exists) => return Ok(exists),
+            Err(miss) => miss,
+        };
+        let exists = self.ask(db, bucket, Operation::Exists(key.to_owned())).await.map(truth)?;
+        if !exists {
+            cache.hold(place, &miss, None);
+        }
+        Ok(exists)
     }
 
     /// A page of the bucket's keys: the first, or the one after `cursor`, which is a page's `next`.
@@ -295,7 +329,9 @@ impl Databases {
         // No bucket is meant; the queue wants one.
         let bucket: Name = "all".parse().expect("three letters are a name");
         put(reads, db, bucket.clone(), Operation::Drop).await?;
-        put(writes, db, bucket, Operation::Drop).await.map(drop)
+        put(writes, db, bucket.clone(), Operation::Drop).await?;
+        // Who read in between made the reader open it again.
+        put(reads, db, bucket, Operation::Drop).await.map(drop)
     }
 
     /// What was done since the start, and what is open now.
@@ -303,6 +339,7 @@ impl Databases {
     pub fn figures(&self) -> KvFigures {
         let mut figures = KvFigures::default();
         self.inner.tallies.iter().for_each(|tally| tally.add_to(&mut figures));
+        self.inner.cache.add_to(&mut figures);
         figures
     }
 
@@ -328,6 +365,10 @@ impl Databases {
         put(if reads_only { reads } else { writes }, db, bucket.clone(), operation).await
     }
 
+    fn place<'a>(&self, db: Database, bucket: &'a Name, key: &'a str) -> (&Cache, Place<'a>) {
+        (&self.inner.cache, self.inner.cache.place(db, bucket, key))
+    }
+
     fn pair(&self, db: Database) -> &Pair {
         // Ids are counted up, so they spread evenly by themselves.
         let pairs = &self.inner.pairs;
@@ -350,6 +391,7 @@ fn truth(answer: Answer) -> bool {
 
 impl Inner {
     fn close(&self) {
+        self.cache.close();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         self.pairs.iter().for_each(|pair| pair.reads.close());
         join(threads.readers);

@@ -7,6 +7,9 @@ use super::{Answer, KvError, Operation};
 /// What operations are called in [`KvFigures::operations`].
 const NAMES: [&str; 6] = ["get", "exists", "list", "set", "delete", "change"];
 
+const GET: usize = 0;
+const EXISTS: usize = 1;
+
 /// What the databases did since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KvFigures {
@@ -16,6 +19,14 @@ pub struct KvFigures {
     pub failed: u64,
     /// Database files that are open for reading and for writing now.
     pub open: [usize; 2],
+}
+
+impl KvFigures {
+    /// So many were answered without a thread.
+    pub(super) fn add_answered_from_memory(&mut self, gets: u64, exists: u64) {
+        self.operations[GET].1 += gets;
+        self.operations[EXISTS].1 += exists;
+    }
 }
 
 #[derive(Default)]
@@ -28,8 +39,8 @@ pub(super) struct Tally {
 impl Tally {
     pub(super) fn performed(&self, operation: &Operation, outcome: &Result<Answer, KvError>) {
         let index = match operation {
-            Operation::Get(_) => 0,
-            Operation::Exists(_) => 1,
+            Operation::Get(_) => GET,
+            Operation::Exists(_) => EXISTS,
             Operation::List(_) => 2,
             Operation::Set(_) => 3,
             Operation::Delete(_) => 4,

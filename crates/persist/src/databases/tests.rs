@@ -1,4 +1,6 @@
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
 
 use base::limits::{DATABASES_OPEN_PER_THREAD_MAX, KV_LIST_PAGE};
 use proptest::prelude::*;
@@ -219,6 +221,159 @@ async fn a_caller_who_leaves_does_not_take_its_write_back() {
     assert_eq!(databases.exists(db, &bucket, "k").await, Ok(true));
 }
 
+fn answered_from_memory(databases: &Databases) -> [u64; 2] {
+    let mut figures = KvFigures::default();
+    databases.inner.cache.add_to(&mut figures);
+    [figures.operations[0].1, figures.operations[1].1]
+}
+
+#[tokio::test]
+async fn what_was_read_lately_is_answered_from_memory_and_counted() {
+    let (_dir, databases) = opened();
+    let (db, bucket) = (db(1, 1), name("b"));
+    for key in ["k", "nothing"] {
+        databases.set(db, &bucket, "k", bytes("v")).await.expect("there is room");
+        let value = (key == "k").then(|| bytes("v"));
+        for _ in 0..4 {
+            assert_eq!(databases.get(db, &bucket, key).await, Ok(value.clone()));
+            assert_eq!(databases.exists(db, &bucket, key).await, Ok(value.is_some()));
+        }
+    }
+    assert_eq!(answered_from_memory(&databases), [6, 8]);
+    let figures = databases.figures();
+    assert_eq!(figures.operations[..4], [("get", 8), ("exists", 8), ("list", 0), ("set", 2)]);
+    databases.drop_database(db).await.expect("it is ours");
+    assert_eq!(databases.get(db, &bucket, "k").await, Ok(None));
+    assert_eq!(databases.exists(db, &bucket, "k").await, Ok(false));
+}
+
+#[tokio::test]
+async fn a_dropped_database_is_gone_for_whoever_read_meanwhile() {
+    let (_dir, databases) = opened();
+    let bucket = name("b");
+    for id in 0..16 {
+        let db = db(1, id);
+        databases.set(db, &bucket, "k", bytes("v")).await.expect("there is room");
+        let (reading, name) = (databases.clone(), bucket.clone());
+        let reads = tokio::spawn(async move {
+            while reading.get_many(db, &name, vec!["k".to_owned()]).await == Ok(vec![Some(bytes("v"))]) {
+                assert!(reading.get(db, &name, "k").await.is_ok());
+            }
+        });
+        databases.drop_database(db).await.expect("it is ours");
+        assert_eq!(databases.get(db, &bucket, "k").await, Ok(None));
+        reads.await.expect("it reads until there is nothing");
+    }
+}
+
+/// What a key holds goes through states 1, 2, 3…: each fifth is none, each other has its own number for a value.
+struct Course {
+    key: String,
+    /// The last state whose write was begun, and the last that somebody knows to have been: its write was acknowledged,
+    /// or it was seen.
+    begun: AtomicU64,
+    known: AtomicU64,
+}
+
+impl Course {
+    const NONE_EVERY: u64 = 5;
+
+    /// The first state from `known` on that looks like this.
+    fn state(known: u64, value: Option<&Bytes>) -> u64 {
+        match value {
+            None => known.next_multiple_of(Self::NONE_EVERY),
+            Some(value) => std::str::from_utf8(value).expect("digits").parse().expect("a number"),
+        }
+    }
+
+    /// What was answered to somebody who began to ask when `known` was.
+    fn saw(&self, known: u64, value: Option<&Bytes>) {
+        let (state, begun) = (Self::state(known, value), self.begun.load(SeqCst));
+        assert!((known..=begun).contains(&state), "{}: {value:?} after {known}, up to {begun}", self.key);
+        self.known.fetch_max(state, SeqCst);
+    }
+
+    async fn go_on(&self, databases: &Databases, db: Database, bucket: &Name) {
+        let before = self.begun.fetch_add(1, SeqCst);
+        let state = before + 1;
+        let (key, value) = (self.key.as_str(), Bytes::from(state.to_string()));
+        let expected = (!before.is_multiple_of(Self::NONE_EVERY)).then(|| Bytes::from(before.to_string()));
+        match state % Self::NONE_EVERY {
+            0 if state.is_multiple_of(2) => databases.delete(db, bucket, key).await.expect("there is room"),
+            0 => {
+                let keys = vec!["beside".to_owned(), key.to_owned()];
+                databases.delete_many(db, bucket, keys).await.expect("there is room");
+            }
+            1 if state.is_multiple_of(2) => databases.set(db, bucket, key, value).await.expect("there is room"),
+            1 => {
+                let pairs = vec![("beside".to_owned(), value.clone()), (key.to_owned(), value)];
+                databases.set_many(db, bucket, pairs).await.expect("there is room");
+            }
+            2 => assert_eq!(databases.increment(db, bucket, key, 1).await, Ok(state.cast_signed())),
+            _ => assert_eq!(databases.swap(db, bucket, key, expected, value).await, Ok(true)),
+        }
+        self.known.fetch_max(state, SeqCst);
+    }
+
+    async fn look(&self, how: u64, databases: &Databases, db: Database, bucket: &Name) {
+        let known = self.known.load(SeqCst);
+        match how % 8 {
+            // From the file, which memory must not contradict.
+            0 => {
+                let values = databases.get_many(db, bucket, vec![self.key.clone()]).await.expect("readable");
+                self.saw(known, values[0].as_ref());
+            }
+            1 => {
+                let exists = databases.exists(db, bucket, &self.key).await.expect("readable");
+                let state = if exists { known } else { Self::state(known, None) };
+                assert!(state <= self.begun.load(SeqCst), "{} is gone after {known}", self.key);
+            }
+            _ => self.saw(known, databases.get(db, bucket, &self.key).await.expect("readable").as_ref()),
+        }
+    }
+}
+
+#[test]
+fn nobody_reads_less_than_what_anybody_knows() {
+    const WRITES: u64 = 250;
+    let (_dir, databases) = opened();
+    let bucket = name("b");
+    // Two databases of one pair of threads, and one of another's.
+    let dbs = [db(1, 4), db(2, 8), db(1, 5)];
+    let course = |number: usize| Course { key: format!("k{number}"), begun: 0.into(), known: 0.into() };
+    let courses: Vec<(Database, Course)> = (0..6).map(|number| (dbs[number % 3], course(number))).collect();
+    let writing = AtomicU64::new(courses.len() as u64);
+    std::thread::scope(|threads| {
+        for (db, course) in &courses {
+            let (databases, bucket, writing) = (&databases, &bucket, &writing);
+            threads.spawn(move || {
+                block_on(async {
+                    for number in 0..WRITES {
+                        course.go_on(databases, *db, bucket).await;
+                        course.look(number, databases, *db, bucket).await;
+                    }
+                });
+                writing.fetch_sub(1, SeqCst);
+            });
+        }
+        for reader in 0..3_u64 {
+            let (databases, bucket, courses, writing) = (&databases, &bucket, &courses, &writing);
+            threads.spawn(move || {
+                block_on(async {
+                    for number in reader.. {
+                        let (db, course) = &courses[usize::try_from(number).expect("small") % courses.len()];
+                        course.look(number / 3, databases, *db, bucket).await;
+                        if writing.load(SeqCst) == 0 {
+                            break;
+                        }
+                    }
+                });
+            });
+        }
+    });
+    assert!(answered_from_memory(&databases)[0] > WRITES, "memory answered too few to prove anything");
+}
+
 /// A write and what the model says of it.
 #[derive(Clone, Debug)]
 enum Write {
@@ -321,6 +476,13 @@ proptest! {
                     let keys: Vec<String> = model.keys().take(KV_BATCH_MAX).cloned().collect();
                     let values = databases.get_many(*db, &bucket, keys).await.expect("readable");
                     prop_assert!(values.iter().flatten().eq(model.values()));
+                    // The file answers the first time, and memory the second, where the value is small.
+                    for key in model.keys().map(String::as_str).chain(["a", "b", "c", "d"]) {
+                        for _ in 0..2 {
+                            prop_assert_eq!(databases.exists(*db, &bucket, key).await, Ok(model.contains_key(key)));
+                            prop_assert_eq!(databases.get(*db, &bucket, key).await, Ok(model.get(key).cloned()));
+                        }
+                    }
                 }
                 databases.close();
                 databases = Databases::open(dir.path()).expect("it was closed");

@@ -10,6 +10,7 @@ use base::limits::{DATABASE_BYTES_PER_TURN_MAX, DATABASES_OPEN_PER_THREAD_MAX};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::cache::Cache;
 use super::file::{DatabaseFile, Undone};
 use super::queue::{Job, Queue};
 use super::tally::Tally;
@@ -28,6 +29,7 @@ pub(super) struct Worker {
     lane: Lane,
     bytes_max: u64,
     queue: Arc<Queue>,
+    cache: Arc<Cache>,
     tally: Arc<Tally>,
     open: HashMap<Database, Open>,
     /// Turns so far: what is oldest by it is closed first.
@@ -40,8 +42,15 @@ struct Open {
 }
 
 impl Worker {
-    pub(super) fn new(root: Arc<Path>, lane: Lane, bytes_max: u64, queue: Arc<Queue>, tally: Arc<Tally>) -> Self {
-        Self { root, lane, bytes_max, queue, tally, open: HashMap::new(), turns: 0 }
+    pub(super) fn new(
+        root: Arc<Path>,
+        lane: Lane,
+        bytes_max: u64,
+        queue: Arc<Queue>,
+        cache: Arc<Cache>,
+        tally: Arc<Tally>,
+    ) -> Self {
+        Self { root, lane, bytes_max, queue, cache, tally, open: HashMap::new(), turns: 0 }
     }
 
     pub(super) fn run(mut self) {
@@ -75,14 +84,14 @@ impl Worker {
         if batch.is_empty() {
             return;
         }
-        let (queue, tally) = (Arc::clone(&self.queue), Arc::clone(&self.tally));
+        let (queue, cache, tally) = (Arc::clone(&self.queue), Arc::clone(&self.cache), Arc::clone(&self.tally));
         let health = match (self.lane, self.file(db)) {
             (Lane::Read, Ok(Some(file))) => {
                 let (left, health) = read(file, batch, &tally);
                 queue.put_back(db, left);
                 health
             }
-            (Lane::Write, Ok(Some(file))) => write(file, batch, &tally),
+            (Lane::Write, Ok(Some(file))) => write(file, db, batch, &cache, &tally),
             // Nobody has written to it yet.
             (_, Ok(None)) => {
                 for job in batch {
@@ -150,9 +159,12 @@ impl Worker {
 
     fn drop_database(&mut self, db: Database) -> Result<(), KvError> {
         self.open.remove(&db);
-        if self.lane == Lane::Read {
-            return Ok(());
-        }
+        let removed = if self.lane == Lane::Write { self.remove_files(db) } else { Ok(()) };
+        self.cache.forget(db);
+        removed
+    }
+
+    fn remove_files(&self, db: Database) -> Result<(), KvError> {
         let path = self.path(db);
         // The database itself goes last: as long as it is there, the next start finds what is left to remove.
         for companion in [".new", "-wal", "-shm", ""] {
@@ -198,16 +210,18 @@ fn read(file: &DatabaseFile, batch: Vec<Job>, tally: &Tally) -> (Vec<Job>, Resul
 }
 
 /// Performs the jobs in one transaction. Where that can't be, each in its own: none undoes another.
-fn write(file: &DatabaseFile, batch: Vec<Job>, tally: &Tally) -> Result<(), KvError> {
-    let outcomes = file
+fn write(file: &DatabaseFile, db: Database, batch: Vec<Job>, cache: &Cache, tally: &Tally) -> Result<(), KvError> {
+    let writing = cache.writing(db, batch.iter().map(|job| (&job.bucket, &job.operation)));
+    let outcomes: Vec<_> = file
         .write_together(batch.iter().map(|job| (&job.bucket, &job.operation)))
         .unwrap_or_else(|Undone| batch.iter().map(|job| file.write_alone(&job.bucket, &job.operation)).collect());
-    let mut health = Ok(());
+    let health = outcomes.iter().try_for_each(|outcome| outcome.as_ref().map_or_else(broken, |_| Ok(())));
+    if health.is_err() {
+        cache.distrust(db);
+    }
+    drop(writing);
     for (job, outcome) in batch.into_iter().zip(outcomes) {
         tally.performed(&job.operation, &outcome);
-        if let Err(error) = &outcome {
-            health = health.and(broken(error));
-        }
         answer(job.answer, outcome);
     }
     health
