@@ -284,8 +284,10 @@ pub const REUSE_LOOK: Duration = Duration::from_secs(1);
 pub const RESPONSE_AT_ONCE_BYTES_MAX: usize = 64 * KIB;
 pub const RESPONSE_AT_ONCE_PIECES_MAX: usize = 64;
 /// Instances of more memory than this are let go beside the core: giving back 128 MiB takes it some 10 ms, and this much
-/// less than a tick.
-pub const LET_GO_ASIDE_BYTES: u64 = 8 << 20;
+/// about a tick.
+pub const LET_GO_ASIDE_BYTES: u64 = 16 << 20;
+/// So many wait to be let go of.
+pub const GONE_WAITING_MAX: usize = 64;
 /// A tenant's instances may have so many times as much memory together as is left to all: four fifths of it where there is
 /// one such tenant, four ninths each where there are two, and a ninth is left.
 pub const GUEST_MEMORY_OF_FREE_MAX: u64 = 4;

@@ -2,42 +2,59 @@
 
 use std::any::Any;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-use base::limits::LET_GO_ASIDE_BYTES;
+use base::limits::{GONE_WAITING_MAX, LET_GO_ASIDE_BYTES};
 
 use crate::instance::Live;
+use crate::priority::Priority;
+use crate::watch::Report;
 
-/// How far the thread stands back for the cores: as far as the compiler.
-const NICE: i32 = 10;
+/// Whatever it holds.
+type Holding = Box<dyn Any + Send>;
 
-/// A thread that lets go of what would take a core milliseconds.
+/// A thread that lets go of what would take a core milliseconds, when nobody else wants the core.
 ///
-/// What waits for it is bounded by what instances may have together: their memory, and their places in their tenant's
-/// share, are free when it has let go of them.
-pub(crate) struct Gone(Sender<Box<dyn Any + Send>>);
+/// On a busy box it comes to that late. Until then what waits counts as its tenant's, as if it still ran, so that a tenant
+/// that makes much of it has less to make more of. When [`GONE_WAITING_MAX`] wait, the next goes where it is, in a turn of
+/// its tenant's.
+pub(crate) struct Gone {
+    give: Sender<Holding>,
+    waiting: Arc<AtomicUsize>,
+}
 
 impl Gone {
     pub(crate) fn start() -> io::Result<Self> {
-        let (give, taken) = channel::<Box<dyn Any + Send>>();
+        let (give, taken) = channel::<Holding>();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&waiting);
         thread::Builder::new().name("guest-gone".to_owned()).spawn(move || {
-            // Of this thread alone, on Linux. Refused, it is as it was.
-            let _ = rustix::process::nice(NICE);
-            taken.into_iter().for_each(drop);
+            Priority::Idle.take();
+            for gone in taken {
+                drop(gone);
+                counted.fetch_sub(1, Ordering::Relaxed);
+            }
         })?;
-        Ok(Self(give))
+        Ok(Self { give, waiting })
     }
 
-    /// Lets go of it beside the core if it holds much memory, and here if it doesn't.
-    pub(crate) fn let_go(&self, live: Live) {
-        if live.memory() > LET_GO_ASIDE_BYTES {
+    /// Lets go of it beside the core if it holds much memory, or has had the time to make the host hold much for it, and
+    /// here if it doesn't.
+    pub(crate) fn let_go(&self, live: Live, report: &Report) {
+        if live.memory() > LET_GO_ASIDE_BYTES || report.is_heavy() {
             self.let_go_of(Box::new(live));
         }
     }
 
-    pub(crate) fn let_go_of(&self, gone: Box<dyn Any + Send>) {
+    pub(crate) fn let_go_of(&self, gone: Holding) {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= GONE_WAITING_MAX {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return drop(gone);
+        }
         // The thread ends with the sandbox, and then all goes at once.
-        let _ = self.0.send(gone);
+        let _ = self.give.send(gone);
     }
 }

@@ -90,7 +90,7 @@ pub(crate) async fn run(run: Run) {
     };
     if let Err(broken) = ended {
         conclude(&live.store, &broken, &report);
-        return ground.gone.let_go(live);
+        return ground.gone.let_go(live, &report);
     }
     let gone = match &cell.reuse {
         Some(list) if report.is_answered() => {
@@ -101,7 +101,7 @@ pub(crate) async fn run(run: Run) {
         _ => Some(live),
     };
     if let Some(live) = gone {
-        ground.gone.let_go(live);
+        ground.gone.let_go(live, &report);
     }
 }
 

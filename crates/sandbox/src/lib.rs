@@ -27,6 +27,7 @@ mod limiter;
 mod lines;
 mod need;
 mod outbound;
+mod priority;
 mod program;
 mod reuse;
 mod run;

@@ -31,6 +31,7 @@ use crate::gone::Gone;
 use crate::instance::{self, Ground};
 use crate::limiter::Budget;
 use crate::outbound::Network;
+use crate::priority::Priority;
 use crate::program::{LoadError, Program, Programs};
 use crate::reuse::Registry;
 use crate::watch::{Report, Watched};
@@ -104,9 +105,11 @@ impl Sandbox {
         let ground = Arc::new(Ground { engines, network, budget, registry, gone });
         let (ticking, retiring) = (Arc::clone(&ground), Arc::clone(&ground));
         let threads = [
-            Every::start("guest-ticks", EPOCH_TICK, move || ticking.engines.tick()).map_err(StartError::Thread)?,
-            Every::start("guest-idle", REUSE_LOOK, move || retiring.registry.retire()).map_err(StartError::Thread)?,
+            Every::start("guest-ticks", Priority::Prompt, EPOCH_TICK, move || ticking.engines.tick()),
+            Every::start("guest-idle", Priority::Idle, REUSE_LOOK, move || retiring.registry.retire()),
         ];
+        let [ticks, idle] = threads;
+        let threads = [ticks.map_err(StartError::Thread)?, idle.map_err(StartError::Thread)?];
         let (artifacts, programs) = (Arc::new(artifacts), Programs::new());
         Ok(Self(Arc::new(Inner { ground, linkers, artifacts, compilers, programs, _threads: threads })))
     }
@@ -319,10 +322,11 @@ struct Every {
 }
 
 impl Every {
-    fn start(name: &str, period: Duration, work: impl Fn() + Send + 'static) -> io::Result<Self> {
+    fn start(name: &str, priority: Priority, period: Duration, work: impl Fn() + Send + 'static) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            priority.take();
             while !stopped.load(Ordering::Relaxed) {
                 std::thread::park_timeout(period);
                 work();

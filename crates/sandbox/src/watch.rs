@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use base::limits::EPOCH_TICK;
+use base::limits::{EPOCH_TICK, HEAVY_AFTER};
 use futures_util::task::AtomicWaker;
 use tokio::time::Sleep;
 
@@ -22,6 +22,8 @@ pub(crate) struct Report {
     reused: AtomicBool,
     /// It has answered this request.
     answered: AtomicBool,
+    /// It has used much of its core for this request.
+    heavy: AtomicBool,
     /// The body that is being read, if any.
     reader: AtomicWaker,
 }
@@ -33,6 +35,7 @@ impl Report {
             fault: Mutex::new(None),
             reused: AtomicBool::new(false),
             answered: AtomicBool::new(false),
+            heavy: AtomicBool::new(false),
             reader: AtomicWaker::new(),
         })
     }
@@ -51,6 +54,10 @@ impl Report {
 
     pub(crate) fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_heavy(&self) -> bool {
+        self.heavy.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_reused(&self) -> bool {
@@ -190,6 +197,9 @@ impl Future for Watched {
         if ended {
             self.guest = None;
             return Poll::Ready(());
+        }
+        if self.spent >= HEAVY_AFTER {
+            self.report.heavy.store(true, Ordering::Relaxed);
         }
         if self.spent > self.cell.cpu {
             let cpu = self.cell.cpu;
