@@ -252,6 +252,8 @@ pub const WAITING_PER_PLACE_MAX: u32 = 4;
 /// The clock that counts a guest's CPU time: one tick. A guest that computes gives its core away after one, so that
 /// others wait for that long at the most.
 pub const EPOCH_TICK: Duration = Duration::from_millis(1);
+/// Ticks without any guest that runs, after which the clock stands still until one does: a tenth of a second.
+pub const IDLE_TICKS: u32 = 100;
 /// CPU time after which a request is a heavy one: of its tenant's requests on the core, the light ones go first.
 pub const HEAVY_AFTER: Duration = Duration::from_millis(4);
 /// A core that has worked for so long looks at its sockets before it goes on. To look costs it some 3 µs.

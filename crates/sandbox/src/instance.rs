@@ -17,6 +17,7 @@ use wasmtime_wasi_http::p3::bindings::Service as Proxy03;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView, p2, p3};
 
 use crate::cell::{Body, Cell, Visit, Voice};
+use crate::clock::Clock;
 use crate::engine::Engines;
 use crate::fault::Fault;
 use crate::gone::Gone;
@@ -32,11 +33,12 @@ pub(crate) type Answer = Result<Response<WasiBody>, String>;
 
 /// What all instances stand on.
 pub(crate) struct Ground {
-    pub(crate) engines: Engines,
+    pub(crate) engines: Arc<Engines>,
     pub(crate) network: Arc<Network>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) registry: Registry,
     pub(crate) gone: Gone,
+    pub(crate) clock: Clock,
 }
 
 /// What a run needs.

@@ -16,6 +16,7 @@
 mod artifact;
 mod body;
 mod cell;
+mod clock;
 mod compile;
 mod engine;
 mod fault;

@@ -165,7 +165,7 @@ mod tests {
     fn instances_share_the_box_and_give_back() {
         let budget = Budget::new(500);
         let mut first = Limiter::new(300, &budget, &Arc::default());
-        let mut second = Limiter::new(300, &budget, &Arc::default());
+        let mut second = Limiter::new(400, &budget, &Arc::default());
         assert!(grows(&mut first, 0, 300) && grows(&mut second, 0, 150));
         assert!(!grows(&mut second, 150, 351));
         assert_eq!(second.refused(), Some(Refused::Box));

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use base::limits::{EPOCH_TICK, RESPONSE_AT_ONCE_BYTES_MAX, RESPONSE_AT_ONCE_PIECES_MAX, REUSE_LOOK};
+use base::limits::{RESPONSE_AT_ONCE_BYTES_MAX, RESPONSE_AT_ONCE_PIECES_MAX, REUSE_LOOK};
 use base::{Digest, TenantId};
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -24,6 +24,7 @@ use wasmtime_wasi_http::WasiBody;
 use crate::artifact::{Artifacts, Keep};
 use crate::body::{Streaming, Whole};
 use crate::cell::{Body, BodyError, Cell, Visit, Voice};
+use crate::clock::{self, Ticker};
 use crate::compile::{CompileError, Compiled, Compiler, Compilers};
 use crate::engine::{Engines, Linkers};
 use crate::fault::Fault;
@@ -81,8 +82,9 @@ struct Inner {
     artifacts: Arc<Artifacts>,
     compilers: Compilers,
     programs: Programs,
-    /// The clock of all guests, and what lets go the instances that have waited too long.
-    _threads: [Every; 2],
+    /// What lets go the instances that have waited too long.
+    _idle: Every,
+    _ticker: Ticker,
 }
 
 impl Sandbox {
@@ -102,16 +104,15 @@ impl Sandbox {
         let budget = Budget::new(memory);
         let registry = Registry::new(Arc::clone(&budget));
         let gone = Gone::start().map_err(StartError::Thread)?;
-        let ground = Arc::new(Ground { engines, network, budget, registry, gone });
-        let (ticking, retiring) = (Arc::clone(&ground), Arc::clone(&ground));
-        let threads = [
-            Every::start("guest-ticks", Priority::Prompt, EPOCH_TICK, move || ticking.engines.tick()),
-            Every::start("guest-idle", Priority::Idle, REUSE_LOOK, move || retiring.registry.retire()),
-        ];
-        let [ticks, idle] = threads;
-        let threads = [ticks.map_err(StartError::Thread)?, idle.map_err(StartError::Thread)?];
+        let engines = Arc::new(engines);
+        let ticking = Arc::clone(&engines);
+        let (clock, ticker) = clock::start(move || ticking.tick()).map_err(StartError::Thread)?;
+        let ground = Arc::new(Ground { engines, network, budget, registry, gone, clock });
+        let retiring = Arc::clone(&ground);
+        let idle = Every::start("guest-idle", REUSE_LOOK, move || retiring.registry.retire());
+        let idle = idle.map_err(StartError::Thread)?;
         let (artifacts, programs) = (Arc::new(artifacts), Programs::new());
-        Ok(Self(Arc::new(Inner { ground, linkers, artifacts, compilers, programs, _threads: threads })))
+        Ok(Self(Arc::new(Inner { ground, linkers, artifacts, compilers, programs, _idle: idle, _ticker: ticker })))
     }
 
     /// Validates and compiles `wasm` in the compile process, unless its artifact is there already.
@@ -322,11 +323,11 @@ struct Every {
 }
 
 impl Every {
-    fn start(name: &str, priority: Priority, period: Duration, work: impl Fn() + Send + 'static) -> io::Result<Self> {
+    fn start(name: &str, period: Duration, work: impl Fn() + Send + 'static) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            priority.take();
+            Priority::Idle.take();
             while !stopped.load(Ordering::Relaxed) {
                 std::thread::park_timeout(period);
                 work();

@@ -185,6 +185,7 @@ impl Future for Watched {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let running = self.ground.clock.run();
         let long = self.long;
         let Some(guest) = &mut self.guest else {
             return Poll::Ready(());
@@ -192,6 +193,7 @@ impl Future for Watched {
         let begun = Moment::now(long);
         let ended = guest.as_mut().poll(cx).is_ready();
         let took = begun.elapsed();
+        drop(running);
         self.long |= took > LONG_POLL;
         self.spent += if long { took } else { took.min(EPOCH_TICK * 2) };
         if ended {
