@@ -120,6 +120,26 @@ fn what_the_host_keeps_for_a_guest_is_bounded() {
     assert!(peak_mib(&node) < 300, "{} MiB", peak_mib(&node));
 }
 
+#[test]
+fn who_hoards_is_stopped_before_the_box_is_out_of_memory() {
+    let node = Node::start_with(&["--guest-memory", "256MiB"]);
+    let manifest = "app = \"wild\"\n[components.app]\nsource = \"app.wasm\"\ncpu = \"20s\"\ntimeout = \"60s\"\nmemory = \"2MiB\"\nconcurrency = 100\n\
+                    [bindings]\nkv = [\"probe\"]\n[[route]]\npath = \"/\"\ncomponent = \"app\"\n";
+    node.push(guest_with("probe", manifest).path(), "wild");
+    rival(&node, "calm");
+    // Each may make the host keep some 60 MiB of header fields; a hundred do so at once.
+    let codes = undisturbed(&node, &rival_url(&node, "calm"), "a hundred others hoard", || {
+        crowd(&node, "hoard?what=fields", 300)
+    });
+    let count = |status: &str| codes.iter().filter(|(code, _)| code == status).count();
+    let (stopped, peak) = (count("503"), peak_mib(&node));
+    eprintln!("figure: 300 that hoard: {} answered, {stopped} stopped, {peak} MiB at the most", count("200"));
+    let (_, id) = codes.iter().find(|(code, _)| code == "503").expect("somebody was stopped");
+    logged(&node, "wild", id, "memory");
+    // What may be used is 640 MiB, and for a moment what was taken between two looks.
+    assert!(peak < 1_500, "{peak} MiB");
+}
+
 /// The most memory that the node has had.
 fn peak_mib(node: &Node) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", node.pid())).expect("the node runs");

@@ -278,9 +278,8 @@ pub const REUSE_REQUESTS_MAX: u32 = 1_000;
 pub const REUSE_IDLE_PER_CORE_MAX: usize = 16;
 /// Instances that wait on the whole box, a quarter of all: they must not keep others from being made.
 pub const REUSE_IDLE_MAX: usize = INSTANCES_MAX as usize / 4;
-/// How long an instance waits for a request before it is let go, and how often that is looked at.
+/// How long an instance waits for a request before it is let go.
 pub const REUSE_TIME_MAX: Duration = Duration::from_secs(30);
-pub const REUSE_LOOK: Duration = Duration::from_secs(1);
 /// Bytes and pieces of a response that are read before its head is sent, while its guest writes without waiting. What
 /// fits is sent whole, with its length.
 pub const RESPONSE_AT_ONCE_BYTES_MAX: usize = 64 * KIB;
@@ -290,12 +289,18 @@ pub const RESPONSE_AT_ONCE_PIECES_MAX: usize = 64;
 pub const LET_GO_ASIDE_BYTES: u64 = 16 << 20;
 /// So many wait to be let go of.
 pub const GONE_WAITING_MAX: usize = 64;
+/// How often the node looks at the memory that it uses: a core that does nothing else takes some 100 MiB in that time.
+pub const MEMORY_LOOK: Duration = Duration::from_millis(50);
 /// A tenant's instances may have so many times as much memory together as is left to all: four fifths of it where there is
 /// one such tenant, four ninths each where there are two, and a ninth is left.
 pub const GUEST_MEMORY_OF_FREE_MAX: u64 = 4;
 /// The share of the machine's memory that all instances may have together, in percent, unless the operator says more
 /// or less: the node itself, its caches and the compile process need the rest.
 pub const INSTANCES_MEMORY_PERCENT: u64 = 50;
+/// Memory of the node's own: caches, databases, logs, connections.
+pub const NODE_MEMORY_BYTES: u64 = 256 << 20;
+/// The most of the machine's memory that the node uses before it stops instances, in percent, however much was asked for.
+pub const PROCESS_MEMORY_PERCENT_MAX: u64 = 80;
 /// Core instances of one component. JavaScript has 4, Python about 30: each shared library is one, with its shims.
 pub const INSTANCE_CORES_MAX: u32 = 100;
 /// Memories of one component: one, and one more for each component composed into it.

@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// What it counts tells whose work the node's memory goes into.
+#[global_allocator]
+static ALLOCATOR: sandbox::Counting = sandbox::Counting;
+
 fn main() -> ExitCode {
     firm::cli::main()
 }

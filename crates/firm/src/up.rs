@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use auth::Minted;
-use base::limits::{CONNECTIONS_PER_CLIENT_DEFAULT, DRAIN_TIME_DEFAULT, INSTANCES_MEMORY_PERCENT};
+use base::limits::{
+    CONNECTIONS_PER_CLIENT_DEFAULT, DRAIN_TIME_DEFAULT, INSTANCES_MEMORY_PERCENT, NODE_MEMORY_BYTES,
+    PROCESS_MEMORY_PERCENT_MAX,
+};
 use base::{Bytes, Digest, Name, Span, TokenId};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -154,6 +157,8 @@ fn settings(args: &UpArgs) -> Outcome<Settings> {
     let program = std::env::current_exe().map_err(|error| {
         Failure::of(Exit::Refused, &error).help("the compile process is this program again: it must be readable")
     })?;
+    let memory = machine_memory();
+    let guest_memory = args.guest_memory.map_or(memory / 100 * INSTANCES_MEMORY_PERCENT, |bytes| bytes.0);
     Ok(Settings {
         dir: data_dir(args.dir.as_deref())?,
         domain,
@@ -166,17 +171,24 @@ fn settings(args: &UpArgs) -> Outcome<Settings> {
         },
         compiler: sandbox::Compiler { program, args: vec!["compile".into()] },
         private_hosts: args.allow_private.clone(),
-        guest_memory: args.guest_memory.map_or_else(guest_memory, |bytes| bytes.0),
+        guest_memory,
+        process_memory: process_memory(guest_memory, memory),
         otlp,
     })
 }
 
-/// The default share of what this process may have: the machine's memory, or less where a control group says so.
-fn guest_memory() -> u64 {
+/// Guests' memory, and half as much again and room for what the host keeps for them and for the node itself; but not so
+/// much that the machine has none left.
+fn process_memory(guests: u64, machine: u64) -> u64 {
+    (guests + guests / 2).saturating_add(NODE_MEMORY_BYTES).min(machine / 100 * PROCESS_MEMORY_PERCENT_MAX)
+}
+
+/// What this process may have: the machine's memory, or less where a control group says so.
+fn machine_memory() -> u64 {
     let machine = rustix::system::sysinfo();
     let machine = u64::from(machine.mem_unit).saturating_mul(machine.totalram);
     let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|max| max.trim().parse().ok());
-    machine.min(group.unwrap_or(u64::MAX)) / 100 * INSTANCES_MEMORY_PERCENT
+    machine.min(group.unwrap_or(u64::MAX))
 }
 
 /// The directory that was asked for, or the user's own for data (XDG Base Directory Specification).

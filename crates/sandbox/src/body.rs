@@ -96,9 +96,10 @@ impl http_body::Body for Streaming {
         }
         // Before looking at anything, so that no fault goes unnoticed in between.
         self.report.register(cx);
-        let next = match self.first.pop_front() {
-            Some(frame) => Poll::Ready(Some(Ok(frame))),
-            None => Pin::new(&mut self.inner).poll_frame(cx),
+        let next = if let Some(frame) = self.first.pop_front() {
+            Poll::Ready(Some(Ok(frame)))
+        } else {
+            Pin::new(&mut self.inner).poll_frame(cx)
         };
         let frame = match next {
             Poll::Pending if !self.report.has_fault() => return Poll::Pending,
@@ -107,6 +108,7 @@ impl http_body::Body for Streaming {
         };
         match frame {
             Some(Ok(frame)) => {
+                self.report.gave(&frame);
                 if let (Some(missing), Some(data)) = (self.missing, frame.data_ref()) {
                     self.missing = Some(missing.saturating_sub(data.len() as u64));
                 }

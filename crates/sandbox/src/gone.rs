@@ -10,6 +10,7 @@ use std::thread;
 use base::limits::{GONE_WAITING_MAX, LET_GO_ASIDE_BYTES};
 
 use crate::instance::Live;
+use crate::pressure::Pressure;
 use crate::priority::Priority;
 use crate::watch::Report;
 
@@ -19,15 +20,16 @@ type Holding = Box<dyn Any + Send>;
 /// A thread that lets go of what would take a core milliseconds, when nobody else wants the core.
 ///
 /// On a busy box it comes to that late. Until then what waits counts as its tenant's, as if it still ran, so that a tenant
-/// that makes much of it has less to make more of. When [`GONE_WAITING_MAX`] wait, the next goes where it is, in a turn of
-/// its tenant's.
+/// that makes much of it has less to make more of. When [`GONE_WAITING_MAX`] wait, or the box is short of memory, the next
+/// goes where it is, in a turn of its tenant's.
 pub(crate) struct Gone {
     give: Sender<Holding>,
     waiting: Arc<AtomicUsize>,
+    pressure: Arc<Pressure>,
 }
 
 impl Gone {
-    pub(crate) fn start() -> io::Result<Self> {
+    pub(crate) fn start(pressure: Arc<Pressure>) -> io::Result<Self> {
         let (give, taken) = channel::<Holding>();
         let waiting = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&waiting);
@@ -38,7 +40,7 @@ impl Gone {
                 counted.fetch_sub(1, Ordering::Relaxed);
             }
         })?;
-        Ok(Self { give, waiting })
+        Ok(Self { give, waiting, pressure })
     }
 
     /// Lets go of it beside the core if it holds much memory, or has had the time to make the host hold much for it, and
@@ -50,7 +52,8 @@ impl Gone {
     }
 
     pub(crate) fn let_go_of(&self, gone: Holding) {
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= GONE_WAITING_MAX {
+        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
+        if before >= GONE_WAITING_MAX || self.pressure.is_high() {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
             return drop(gone);
         }

@@ -24,6 +24,7 @@ use crate::gone::Gone;
 use crate::guest::Guest;
 use crate::limiter::{Budget, Limiter, Refused};
 use crate::outbound::Network;
+use crate::pressure::Pressure;
 use crate::program::{Program, Proxy};
 use crate::reuse::Registry;
 use crate::watch::Report;
@@ -37,6 +38,7 @@ pub(crate) struct Ground {
     pub(crate) network: Arc<Network>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) registry: Registry,
+    pub(crate) pressure: Arc<Pressure>,
     pub(crate) gone: Gone,
     pub(crate) clock: Clock,
 }

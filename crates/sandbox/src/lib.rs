@@ -13,6 +13,7 @@
 //! *Architecture invariant:* nothing here knows apps, stages, routes or the record. The caller says what an
 //! instance may do; the sandbox makes it so.
 
+mod allocated;
 mod artifact;
 mod body;
 mod cell;
@@ -28,12 +29,14 @@ mod limiter;
 mod lines;
 mod need;
 mod outbound;
+mod pressure;
 mod priority;
 mod program;
 mod reuse;
 mod run;
 mod watch;
 
+pub use allocated::Counting;
 pub use artifact::Keep;
 pub use cell::{Body, BodyError, Cell, Log, Permit, Stream, Visit};
 pub use compile::{CompileError, Compiled, Compiler, ConfineError, Flavour, compile_process, confine};

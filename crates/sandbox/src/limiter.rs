@@ -1,11 +1,13 @@
 //! An instance's memory and tables, and the memory of all instances together.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use base::limits::{
     GUEST_MEMORY_OF_FREE_MAX, GUEST_TABLE_ELEMENTS_MAX, INSTANCE_CORES_MAX, INSTANCE_MEMORIES_MAX, INSTANCE_TABLES_MAX,
 };
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 use wasmtime::ResourceLimiter;
 
 /// The memory that all instances of a box may have together: each may ask for 1 GiB, and 1,000 of them would be more
@@ -20,7 +22,48 @@ pub(crate) struct Budget {
 
 /// What all instances of a tenant have of the box's memory.
 #[derive(Debug, Default)]
-pub struct Share(AtomicU64);
+pub struct Share {
+    /// Bytes of linear memory.
+    linear: AtomicU64,
+    /// Bytes that the host keeps for them, near enough to tell tenants apart: what is freed elsewhere isn't seen.
+    host: AtomicI64,
+    known: AtomicBool,
+    /// How often all instances were told to stop, and what wakes those that wait.
+    stops: AtomicU64,
+    stop: Arc<Notify>,
+}
+
+impl Share {
+    /// Whether that is news.
+    pub(crate) fn make_known(&self) -> bool {
+        !self.known.load(Ordering::Relaxed) && !self.known.swap(true, Ordering::Relaxed)
+    }
+
+    /// The host keeps so much more, or less.
+    pub(crate) fn hold(&self, bytes: i64) {
+        self.host.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        let host = u64::try_from(self.host.load(Ordering::Relaxed)).unwrap_or(0);
+        self.linear.load(Ordering::Relaxed).saturating_add(host)
+    }
+
+    /// Stops all instances that run now.
+    pub(crate) fn stop(&self) {
+        self.stops.fetch_add(1, Ordering::Release);
+        self.stop.notify_waiters();
+    }
+
+    pub(crate) fn stops(&self) -> u64 {
+        self.stops.load(Ordering::Acquire)
+    }
+
+    /// Resolves at the next [`Self::stop`].
+    pub(crate) fn stopped(&self) -> OwnedNotified {
+        Arc::clone(&self.stop).notified_owned()
+    }
+}
 
 impl Budget {
     pub(crate) fn new(max: u64) -> Arc<Self> {
@@ -29,7 +72,7 @@ impl Budget {
 
     fn take(&self, share: &Share, bytes: u64) -> Result<(), Refused> {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        let own = share.0.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+        let own = share.linear.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
         let taken = match self.max.checked_sub(used) {
             None => Err(Refused::Box),
             Some(free) if own > free.saturating_mul(GUEST_MEMORY_OF_FREE_MAX) => Err(Refused::Tenant),
@@ -43,7 +86,7 @@ impl Budget {
 
     fn give(&self, share: &Share, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
-        share.0.fetch_sub(bytes, Ordering::Relaxed);
+        share.linear.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Is less than half of it left? Then nothing should be held that isn't at work.
@@ -191,7 +234,7 @@ mod tests {
         assert_eq!(all, 800);
         assert!(grows(&mut Limiter::new(100, &budget, &share), 0, 100));
         drop(instances);
-        assert_eq!((budget.used(), greedy.0.load(Ordering::Relaxed), share.0.load(Ordering::Relaxed)), (0, 0, 0));
+        assert_eq!((budget.used(), greedy.bytes(), share.bytes()), (0, 0, 0));
     }
 
     #[test]

@@ -131,9 +131,12 @@ impl Registry {
         None
     }
 
-    /// Lets go what has waited too long, or all when memory is short. Called every `REUSE_LOOK`.
-    pub(crate) fn retire(&self) {
-        let patience = if self.budget.is_short() { Duration::ZERO } else { REUSE_TIME_MAX };
+    /// Lets go what has waited too long, or all when memory is short. Called every `MEMORY_LOOK`.
+    pub(crate) fn retire(&self, at_once: bool) {
+        if self.count() == 0 {
+            return;
+        }
+        let patience = if at_once || self.budget.is_short() { Duration::ZERO } else { REUSE_TIME_MAX };
         let Some(since) = Instant::now().checked_sub(patience) else { return };
         let lists: Vec<Arc<Reuse>> = {
             let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);

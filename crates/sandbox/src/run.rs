@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use base::limits::{RESPONSE_AT_ONCE_BYTES_MAX, RESPONSE_AT_ONCE_PIECES_MAX, REUSE_LOOK};
+use base::limits::{MEMORY_LOOK, RESPONSE_AT_ONCE_BYTES_MAX, RESPONSE_AT_ONCE_PIECES_MAX};
 use base::{Digest, TenantId};
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -32,7 +32,7 @@ use crate::gone::Gone;
 use crate::instance::{self, Ground};
 use crate::limiter::Budget;
 use crate::outbound::Network;
-use crate::priority::Priority;
+use crate::pressure::Pressure;
 use crate::program::{LoadError, Program, Programs};
 use crate::reuse::Registry;
 use crate::watch::{Report, Watched};
@@ -47,6 +47,8 @@ pub struct Options {
     pub private_hosts: Vec<SocketAddr>,
     /// Bytes of linear memory that all instances may have together.
     pub memory: u64,
+    /// Bytes of its own that the process may use. Beyond it instances are stopped, of the largest tenant first.
+    pub process_memory: u64,
 }
 
 /// Why a sandbox can't start.
@@ -82,8 +84,8 @@ struct Inner {
     artifacts: Arc<Artifacts>,
     compilers: Compilers,
     programs: Programs,
-    /// What lets go the instances that have waited too long.
-    _idle: Every,
+    /// What looks how much memory is used, and lets go the instances that have waited too long.
+    _memory: Every,
     _ticker: Ticker,
 }
 
@@ -93,7 +95,7 @@ impl Sandbox {
     /// # Errors
     /// The folder or the compiler can't be used, or the machine refuses memory or a thread.
     pub fn new(options: Options) -> Result<Self, StartError> {
-        let Options { artifacts, compiler, private_hosts, memory } = options;
+        let Options { artifacts, compiler, private_hosts, memory, process_memory } = options;
         let engines = Engines::new().map_err(|error| StartError::Engine(format!("{error:#}")))?;
         let linkers = Linkers::new(&engines).map_err(|error| StartError::Engine(format!("{error:#}")))?;
         let opened = Artifacts::open(artifacts.clone(), engines.fingerprint());
@@ -103,16 +105,20 @@ impl Sandbox {
         let network = Arc::new(Network::new(private_hosts).map_err(StartError::Tls)?);
         let budget = Budget::new(memory);
         let registry = Registry::new(Arc::clone(&budget));
-        let gone = Gone::start().map_err(StartError::Thread)?;
+        let pressure = Arc::new(Pressure::new(process_memory));
+        let gone = Gone::start(Arc::clone(&pressure)).map_err(StartError::Thread)?;
         let engines = Arc::new(engines);
         let ticking = Arc::clone(&engines);
         let (clock, ticker) = clock::start(move || ticking.tick()).map_err(StartError::Thread)?;
-        let ground = Arc::new(Ground { engines, network, budget, registry, gone, clock });
-        let retiring = Arc::clone(&ground);
-        let idle = Every::start("guest-idle", REUSE_LOOK, move || retiring.registry.retire());
-        let idle = idle.map_err(StartError::Thread)?;
+        let ground = Arc::new(Ground { engines, network, budget, registry, pressure, gone, clock });
+        let looking = Arc::clone(&ground);
+        let memory = Every::start("guest-memory", MEMORY_LOOK, move || {
+            looking.pressure.look();
+            looking.registry.retire(looking.pressure.is_high());
+        });
+        let memory = memory.map_err(StartError::Thread)?;
         let (artifacts, programs) = (Arc::new(artifacts), Programs::new());
-        Ok(Self(Arc::new(Inner { ground, linkers, artifacts, compilers, programs, _idle: idle, _ticker: ticker })))
+        Ok(Self(Arc::new(Inner { ground, linkers, artifacts, compilers, programs, _memory: memory, _ticker: ticker })))
     }
 
     /// Validates and compiles `wasm` in the compile process, unless its artifact is there already.
@@ -192,7 +198,8 @@ impl Sandbox {
         mut request: Request<Body>,
         go_on: impl FnOnce(Watched) -> Task<()>,
     ) -> Result<Response<Body>, Fault> {
-        let report = Report::new(Voice::new(Arc::clone(&cell.log), Arc::clone(&visit.request)));
+        self.0.ground.pressure.knows(&cell.share);
+        let report = Report::new(Voice::new(Arc::clone(&cell.log), Arc::clone(&visit.request)), &cell.share);
         instance::address(&mut request).map_err(|fault| report.fault(fault))?;
         let head_only = request.method() == Method::HEAD;
         let (answer, answered) = oneshot::channel();
@@ -327,7 +334,6 @@ impl Every {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            Priority::Idle.take();
             while !stopped.load(Ordering::Relaxed) {
                 std::thread::park_timeout(period);
                 work();

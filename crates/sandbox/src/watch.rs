@@ -1,18 +1,23 @@
 //! Watches a running instance: its CPU time, its wall time, and what becomes of it.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use base::limits::{EPOCH_TICK, HEAVY_AFTER};
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use http_body::Frame;
+use tokio::sync::futures::OwnedNotified;
 use tokio::time::Sleep;
 
+use crate::allocated;
 use crate::cell::{Cell, Stream, Voice};
 use crate::fault::Fault;
 use crate::instance::Ground;
+use crate::limiter::Share;
 
 /// Where an instance's first fault is kept, for whoever waits for its answer, and written to the app's log.
 pub(crate) struct Report {
@@ -24,18 +29,23 @@ pub(crate) struct Report {
     answered: AtomicBool,
     /// It has used much of its core for this request.
     heavy: AtomicBool,
+    /// Bytes that the host has come to keep for it, on its tenant's bill until this is dropped.
+    held: AtomicI64,
+    share: Arc<Share>,
     /// The body that is being read, if any.
     reader: AtomicWaker,
 }
 
 impl Report {
-    pub(crate) fn new(voice: Arc<Voice>) -> Arc<Self> {
+    pub(crate) fn new(voice: Arc<Voice>, share: &Arc<Share>) -> Arc<Self> {
         Arc::new(Self {
             voice,
             fault: Mutex::new(None),
             reused: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             heavy: AtomicBool::new(false),
+            held: AtomicI64::new(0),
+            share: Arc::clone(share),
             reader: AtomicWaker::new(),
         })
     }
@@ -54,6 +64,18 @@ impl Report {
 
     pub(crate) fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    /// The host keeps so much more for it.
+    pub(crate) fn hold(&self, bytes: i64) {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+        self.share.hold(bytes);
+    }
+
+    /// A piece of its answer is on its way, and is its no more.
+    pub(crate) fn gave(&self, frame: &Frame<Bytes>) {
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        self.hold(i64::try_from(bytes).map_or(i64::MIN, |bytes| -bytes));
     }
 
     pub(crate) fn is_heavy(&self) -> bool {
@@ -106,6 +128,12 @@ impl Report {
     }
 }
 
+impl Drop for Report {
+    fn drop(&mut self) {
+        self.share.hold(-*self.held.get_mut());
+    }
+}
+
 /// A poll longer than this is worth the system call that measures it: a thousandth of it.
 const LONG_POLL: Duration = Duration::from_micros(500);
 
@@ -152,12 +180,18 @@ pub struct Watched {
     ground: Arc<Ground>,
     /// Made when the guest first waits: most never do.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// The same: the tenant's instances are to stop.
+    stopped: Option<Pin<Box<OwnedNotified>>>,
+    /// How often they had been stopped when it began.
+    stops: u64,
     report: Arc<Report>,
 }
 
 impl Watched {
     pub(crate) fn new(guest: Guest, cell: Arc<Cell>, ground: Arc<Ground>, report: Arc<Report>) -> Self {
-        Self { guest: Some(guest), spent: Duration::ZERO, long: false, cell, ground, deadline: None, report }
+        let (stops, spent) = (cell.share.stops(), Duration::ZERO);
+        let (deadline, stopped) = (None, None);
+        Self { guest: Some(guest), spent, long: false, cell, ground, deadline, stopped, stops, report }
     }
 
     /// It waits, but no longer than it may.
@@ -165,10 +199,15 @@ impl Watched {
         let time = self.cell.timeout;
         let left = time.saturating_sub(self.spent);
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(left)));
-        match deadline.as_mut().poll(cx) {
-            Poll::Ready(()) => self.stop(Fault::OutOfTime(time)),
-            Poll::Pending => Poll::Pending,
+        if deadline.as_mut().poll(cx).is_ready() {
+            return self.stop(Fault::OutOfTime(time));
         }
+        let share = &self.cell.share;
+        let stopped = self.stopped.get_or_insert_with(|| Box::pin(share.stopped()));
+        if stopped.as_mut().poll(cx).is_ready() || share.stops() != self.stops {
+            return self.stop(Fault::BoxOutOfMemory);
+        }
+        Poll::Pending
     }
 
     /// The report comes first: the end of a body must never be seen without the fault that caused it.
@@ -190,10 +229,12 @@ impl Future for Watched {
         let Some(guest) = &mut self.guest else {
             return Poll::Ready(());
         };
+        let before = allocated::here();
         let begun = Moment::now(long);
         let ended = guest.as_mut().poll(cx).is_ready();
         let took = begun.elapsed();
         drop(running);
+        self.report.hold(allocated::here().wrapping_sub(before));
         self.long |= took > LONG_POLL;
         self.spent += if long { took } else { took.min(EPOCH_TICK * 2) };
         if ended {
@@ -202,6 +243,9 @@ impl Future for Watched {
         }
         if self.spent >= HEAVY_AFTER {
             self.report.heavy.store(true, Ordering::Relaxed);
+        }
+        if self.cell.share.stops() != self.stops {
+            return self.stop(Fault::BoxOutOfMemory);
         }
         if self.spent > self.cell.cpu {
             let cpu = self.cell.cpu;

@@ -47,6 +47,8 @@ pub struct Settings {
     pub private_hosts: Vec<SocketAddr>,
     /// Bytes of memory that all apps' instances may have together.
     pub guest_memory: u64,
+    /// Bytes of its own that the node may use before it stops instances.
+    pub process_memory: u64,
     /// Where spans of requests go, if anywhere.
     pub otlp: Option<Otlp>,
 }
@@ -117,6 +119,7 @@ impl Cloud {
             compiler: settings.compiler.clone(),
             private_hosts: settings.private_hosts.clone(),
             memory: settings.guest_memory,
+            process_memory: settings.process_memory,
         })
         .map_err(CloudError::Sandbox)?;
         let meters = Meters::new(listen::cores());

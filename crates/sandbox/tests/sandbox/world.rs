@@ -48,6 +48,7 @@ impl World {
             },
             private_hosts: vec![],
             memory,
+            process_memory: u64::MAX,
         };
         Self { sandbox: Sandbox::new(options).expect("the sandbox starts"), folder, log: Arc::default() }
     }
