@@ -394,6 +394,11 @@ fn a_start_that_can_t_be_says_why() {
     let free =
         || TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
 
+    let port = free();
+    let one = refused_start(&node, other.path(), (port, port));
+    assert_eq!(one.code, 2, "{}", one.stderr);
+    assert!(one.stderr.contains(&format!("--port and --http-port are both {port}")), "{}", one.stderr);
+
     let taken = refused_start(&node, other.path(), (node.tls_port(), free()));
     let port = node.tls_port();
     assert_eq!(taken.code, 1, "{}", taken.stderr);

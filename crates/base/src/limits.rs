@@ -174,6 +174,10 @@ pub const KV_BATCH_MAX: usize = 100;
 /// Bytes of keys and values of one batch call, in or out: what one turn of a database carries.
 pub const KV_BATCH_BYTES_MAX: usize = DATABASE_BYTES_PER_TURN_MAX;
 
+/// A dropped database is remembered, so that no request which had begun before makes it again: for longer than any may take
+/// ([`REQUEST_TIME_MAX`] and what it waits for). Those that are older are looked for when there are so many.
+pub const DATABASE_DROPPED_KEPT: Duration = Duration::from_mins(30);
+pub const DATABASES_DROPPED_LOOK_THROUGH: usize = 1_024;
 /// Bytes of all values that are held in memory for those who ask next, with all that holding them takes: one
 /// sixteenth of a GiB for the whole box, what one core may hold of static files.
 pub const KV_CACHE_BYTES_MAX: usize = 64 * MIB;
@@ -297,6 +301,8 @@ pub const GUEST_MEMORY_OF_FREE_MAX: u64 = 4;
 /// The share of the machine's memory that all instances may have together, in percent, unless the operator says more
 /// or less: the node itself, its caches and the compile process need the rest.
 pub const INSTANCES_MEMORY_PERCENT: u64 = 50;
+/// The least that an operator may give to all instances.
+pub const GUEST_MEMORY_BYTES_MIN: u64 = 64 << 20;
 /// Memory of the node's own: caches, databases, logs, connections.
 pub const NODE_MEMORY_BYTES: u64 = 256 << 20;
 /// The most of the machine's memory that the node uses before it stops instances, in percent, however much was asked for.

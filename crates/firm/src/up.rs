@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use auth::Minted;
 use base::limits::{
-    CONNECTIONS_PER_CLIENT_DEFAULT, DRAIN_TIME_DEFAULT, INSTANCES_MEMORY_PERCENT, NODE_MEMORY_BYTES,
-    PROCESS_MEMORY_PERCENT_MAX,
+    CONNECTIONS_PER_CLIENT_DEFAULT, DRAIN_TIME_DEFAULT, GUEST_MEMORY_BYTES_MIN, INSTANCES_MEMORY_PERCENT,
+    NODE_MEMORY_BYTES, PROCESS_MEMORY_PERCENT_MAX,
 };
 use base::{Bytes, Digest, Name, Span, TokenId};
 use serde::Serialize;
@@ -157,8 +157,16 @@ fn settings(args: &UpArgs) -> Outcome<Settings> {
     let program = std::env::current_exe().map_err(|error| {
         Failure::of(Exit::Refused, &error).help("the compile process is this program again: it must be readable")
     })?;
+    if args.port == args.http_port {
+        return Err(Failure::usage(format!("--port and --http-port are both {}", args.port))
+            .help("TLS and plain HTTP each need a port of their own"));
+    }
     let memory = machine_memory();
     let guest_memory = args.guest_memory.map_or(memory / 100 * INSTANCES_MEMORY_PERCENT, |bytes| bytes.0);
+    if guest_memory < GUEST_MEMORY_BYTES_MIN {
+        return Err(Failure::usage(format!("--guest-memory is {guest_memory} bytes, which no app can run in"))
+            .help("give it 64MiB or more; a small component takes 2 MiB, JavaScript and Python 20 to 60"));
+    }
     Ok(Settings {
         dir: data_dir(args.dir.as_deref())?,
         domain,

@@ -73,6 +73,8 @@ pub enum KvError {
     Busy,
     #[error("the node is going down")]
     Closed,
+    #[error("the database was deleted")]
+    Deleted,
     /// What happened is unknown. The text is for the operator; it may name paths of the box.
     #[error("the database can't be used: {0}")]
     Broken(String),
@@ -323,7 +325,7 @@ impl Databases {
         self.ask(db, bucket, Operation::Swap { key: key.to_owned(), expected, value }).await.map(truth)
     }
 
-    /// Removes the database and its file. Its id is never used again, so nobody may write to it afterwards.
+    /// Removes the database and its file. Its id is never used again, and who still writes to it is refused.
     pub async fn drop_database(&self, db: Database) -> Result<(), KvError> {
         let Pair { reads, writes } = self.pair(db);
         // No bucket is meant; the queue wants one.

@@ -78,6 +78,7 @@ impl Guest {
         self.report = Some(Arc::clone(report));
         self.voice.speak_for(visit.request);
         self.permit = visit.permit;
+        self.limiter.begin();
     }
 
     /// The request is over, and the instance may wait for the next.

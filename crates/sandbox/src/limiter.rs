@@ -127,6 +127,11 @@ impl Limiter {
         Self { memory_max, memory: 0, elements: 0, refused: None, budget, share }
     }
 
+    /// What was refused to another request explains nothing of this one's.
+    pub(crate) fn begin(&mut self) {
+        self.refused = None;
+    }
+
     /// Was memory refused, and by whom?
     pub(crate) fn refused(&self) -> Option<Refused> {
         self.refused

@@ -163,7 +163,7 @@ pub(crate) async fn answer(
     let body = body.map(|body| body.map_err(body_error).boxed_unsync());
     let request = Request::from_parts(parts, body.unwrap_or_default());
     let turns = Rc::clone(&core.turns);
-    let go_on = |rest| tokio::task::spawn_local(turns.in_turn(rest));
+    let go_on = |rest| tokio::task::spawn_local(turns.rest_in_turn(rest));
     let handled = core.cloud.sandbox.handle(&program, cell, visit, request, go_on).await;
     if let Some(cut) = fate.as_ref().and_then(Fate::cut) {
         // Whatever the app made of half a request: the visitor hears what was wrong with it.

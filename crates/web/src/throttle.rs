@@ -111,14 +111,16 @@ impl Limit {
 
     /// One request at `now` against a bucket that is empty at `empty_at`: the verdict, and when it is empty then.
     fn admit(&self, empty_at: u64, now: u64) -> (Verdict, u64) {
-        let (now, empty) = (u128::from(now), u128::from(empty_at));
-        let after = empty.max(now) + self.each;
-        if after > now + self.room {
-            return (Verdict::Wait(after - now - self.room), empty_at);
+        let (now, full) = (u128::from(now), u128::from(now) + self.room);
+        // A limit that was raised takes over what was counted, but no more than would fill it: who had used up a day's
+        // hundred waits no day for his next under a hundred a second.
+        let empty = u128::from(empty_at).clamp(now, full);
+        let after = empty + self.each;
+        if after > full {
+            return (Verdict::Wait(after - full), u64::try_from(empty).unwrap_or(u64::MAX));
         }
-        let full = now + self.room - after;
         // A rate of more than one a nanosecond limits nothing.
-        let left = full.checked_div(self.each).unwrap_or(FIELD_NUMBER_MAX);
+        let left = (full - after).checked_div(self.each).unwrap_or(FIELD_NUMBER_MAX);
         // The time until one more may come: the bucket empties evenly.
         let more = (after - now).checked_rem(self.each).filter(|rest| *rest > 0).unwrap_or(self.each);
         (Verdict::Pass { left, more }, u64::try_from(after).unwrap_or(u64::MAX))
@@ -342,6 +344,20 @@ mod tests {
         assert_eq!(seconds(wait), 60);
         let later = start + Duration::from_nanos(u64::try_from(wait).expect("a minute"));
         assert!(limits.admit_at(&throttles, HERE, later).is_ok());
+    }
+
+    #[test]
+    fn a_limit_that_was_raised_holds_nobody_to_what_it_was() {
+        let (slow, fast) =
+            (limit(About::App, "1/d", None, ThrottleKey::App), limit(About::App, "100/s", None, ThrottleKey::App));
+        let now = 5;
+        let (first, counted) = slow.admit(0, now);
+        assert!(matches!(first, Verdict::Pass { .. }));
+        assert!(matches!(slow.admit(counted, now).0, Verdict::Wait(wait) if seconds(wait) == 86_400));
+        // What was counted is all that the new one takes at once, and a hundredth of a second later there is room for one.
+        let (verdict, counted) = fast.admit(counted, now);
+        assert_eq!(verdict, Verdict::Wait(10_000_000));
+        assert!(matches!(fast.admit(counted, now + 10_000_000).0, Verdict::Pass { left: 0, .. }));
     }
 
     #[test]

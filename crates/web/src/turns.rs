@@ -84,6 +84,8 @@ struct Seat {
     answers: Cell<bool>,
     /// It was let past the line, and is polled.
     out_of_turn: Cell<bool>,
+    /// The connection that it is a stream of.
+    parent: Option<Rc<Seat>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,12 +93,26 @@ enum State {
     /// It waits for something else, or runs.
     Free,
     InLine,
-    /// It is its turn.
+    /// It is its turn, before those who were called with it: it has it whatever happens, so that there is progress.
+    First,
+    /// It is its turn, unless those before it take long.
     Called,
     Gone,
 }
 
 impl Seat {
+    fn new(account: Rc<Of>, spent: Duration, parent: Option<Rc<Self>>) -> Self {
+        Self {
+            account: RefCell::new(account),
+            state: Cell::new(State::Free),
+            waker: RefCell::default(),
+            spent: Cell::new(spent),
+            answers: Cell::new(false),
+            out_of_turn: Cell::new(false),
+            parent,
+        }
+    }
+
     fn is_heavy(&self) -> bool {
         self.spent.get() >= HEAVY_AFTER
     }
@@ -126,21 +142,35 @@ impl Turns {
         Rc::new(Self { ledger, since_look, current, dealer })
     }
 
-    /// Runs a task in turns: as a newcomer's, or for whom the task works that calls this.
+    /// Runs a connection, or what else begins here, in turns: as a newcomer until it says whom it works for.
     pub(crate) fn in_turn<F: Future>(self: Rc<Self>, task: F) -> impl Future<Output = F::Output> {
-        let (account, spent) = match &*self.current.borrow() {
-            Some(seat) => (Rc::clone(&seat.account.borrow()), seat.spent.get()),
-            None => (self.ledger.borrow_mut().account(Whose::Newcomers), Duration::ZERO),
-        };
-        let (account, spent) = (RefCell::new(account), Cell::new(spent));
-        let seat = Seat {
-            account,
-            state: Cell::new(State::Free),
-            waker: RefCell::default(),
-            spent,
-            answers: Cell::new(false),
-            out_of_turn: Cell::new(false),
-        };
+        let account = self.ledger.borrow_mut().account(Whose::Newcomers);
+        self.seated(task, Seat::new(account, Duration::ZERO, None))
+    }
+
+    /// Runs a stream of the connection that calls this in turns.
+    pub(crate) fn stream_in_turn<F: Future>(self: Rc<Self>, task: F) -> impl Future<Output = F::Output> {
+        let connection = self.current.borrow().clone();
+        let seat = Seat::new(self.account_now(), Duration::ZERO, connection);
+        self.seated(task, seat)
+    }
+
+    /// Runs what is left to do for the request of the task that calls this in turns.
+    pub(crate) fn rest_in_turn<F: Future>(self: Rc<Self>, task: F) -> impl Future<Output = F::Output> {
+        let spent = self.current.borrow().as_ref().map(|seat| seat.spent.get()).unwrap_or_default();
+        let seat = Seat::new(self.account_now(), spent, None);
+        self.seated(task, seat)
+    }
+
+    /// For whom the task works that is polled just now.
+    fn account_now(&self) -> Rc<Of> {
+        match &*self.current.borrow() {
+            Some(seat) => Rc::clone(&seat.account.borrow()),
+            None => self.ledger.borrow_mut().account(Whose::Newcomers),
+        }
+    }
+
+    fn seated<F: Future>(self: Rc<Self>, task: F, seat: Seat) -> impl Future<Output = F::Output> {
         let taken = Taken(Rc::new(seat));
         async move {
             let mut task = pin!(task);
@@ -161,7 +191,7 @@ impl Turns {
                 self.line_up(seat, cx, Ledger::go_back);
                 return Poll::Pending;
             }
-            State::Called => seat.state.set(State::Free),
+            State::First | State::Called => seat.state.set(State::Free),
             State::InLine => {
                 seat.note_waker(cx);
                 return Poll::Pending;
@@ -200,10 +230,17 @@ impl Turns {
         }
     }
 
-    /// What the task does from now on is a new piece of work, for `whose`. It goes on when it is their turn.
+    /// What the task does from now on is a new piece of work, for `whose`. It goes on when it is their turn. If it is a stream,
+    /// so is its connection's, which parses and sends for it.
     pub(crate) async fn work_for(&self, whose: Whose) {
         let Some(seat) = self.current.borrow().clone() else { return };
         seat.spent.set(Duration::ZERO);
+        if let Some(connection) = &seat.parent {
+            connection.spent.set(Duration::ZERO);
+            if connection.account.borrow().whose() != whose {
+                connection.account.replace(self.ledger.borrow_mut().account(whose));
+            }
+        }
         let known = seat.account.borrow().whose() == whose;
         if !known {
             let account = self.ledger.borrow_mut().account(whose);
@@ -219,8 +256,15 @@ impl Turns {
     /// What came in together is then answered together: the first answer that is sent wakes its reader, and the others find
     /// it awake. To wake it for each of them would cost more than a small request does.
     pub(crate) async fn answer_soon(&self) {
-        if let Some(seat) = &*self.current.borrow() {
+        // Who came here past the line pays for it now: what it answers was never anybody's turn, as where there is no site.
+        if let Some(seat) = &*self.current.borrow()
+            && !seat.out_of_turn.get()
+        {
             seat.answers.set(true);
+            // It is its connection that sends it.
+            if let Some(connection) = &seat.parent {
+                connection.answers.set(true);
+            }
         }
         others_first().await;
     }
@@ -241,8 +285,9 @@ impl Turns {
                 self.look().await;
             }
             self.ledger.borrow_mut().next(&mut next);
+            let mut call = State::First;
             for seat in next.drain(..).filter(|seat| seat.state.get() == State::InLine) {
-                seat.state.set(State::Called);
+                seat.state.set(std::mem::replace(&mut call, State::Called));
                 if let Some(waker) = seat.waker.borrow_mut().take() {
                     waker.wake();
                 }
@@ -363,6 +408,86 @@ mod tests {
         assert_eq!(order, [2, 3]);
     }
 
+    /// Of the task that is polled, and of its connection.
+    fn whose(turns: &Turns) -> (Option<Whose>, Option<Whose>) {
+        let current = turns.current.borrow();
+        let whose = |seat: &Rc<Seat>| seat.account.borrow().whose();
+        (current.as_ref().map(whose), current.as_ref().and_then(|seat| seat.parent.as_ref().map(whose)))
+    }
+
+    #[test]
+    fn a_connection_works_for_whom_its_last_stream_did() {
+        on_a_core(|turns| async move {
+            let connection = {
+                let turns = Rc::clone(&turns);
+                async move {
+                    let stream = |tenant| {
+                        let within = Rc::clone(&turns);
+                        let asks = async move {
+                            within.work_for(Whose::Tenant(TenantId(tenant))).await;
+                            whose(&within)
+                        };
+                        tokio::task::spawn_local(Rc::clone(&turns).stream_in_turn(asks))
+                    };
+                    let first = Some(Whose::Tenant(TenantId(1)));
+                    assert_eq!(stream(1).await.expect("it doesn't panic"), (first, first));
+                    assert_eq!(whose(&turns), (first, None));
+                }
+            };
+            Rc::clone(&turns).in_turn(connection).await;
+        });
+    }
+
+    #[test]
+    fn a_connection_is_no_part_of_what_accepts_it() {
+        on_a_core(|turns| async move {
+            let door = {
+                let turns = Rc::clone(&turns);
+                async move {
+                    turns.work_for(Whose::House).await;
+                    let asks = {
+                        let turns = Rc::clone(&turns);
+                        async move { whose(&turns) }
+                    };
+                    tokio::task::spawn_local(Rc::clone(&turns).in_turn(asks)).await.expect("it doesn't panic")
+                }
+            };
+            assert_eq!(Rc::clone(&turns).in_turn(door).await, (Some(Whose::Newcomers), None));
+        });
+    }
+
+    /// A pipelined flood that no site answers: each task asks again at once when it has answered.
+    #[test]
+    fn who_answers_without_end_past_the_line_holds_up_nobody() {
+        on_a_core(|turns| async move {
+            let over = Rc::new(Cell::new(false));
+            let flood: Vec<_> = (0..100)
+                .map(|_| {
+                    let (pipelines, over) = (Rc::clone(&turns), Rc::clone(&over));
+                    let task = async move {
+                        while !over.get() {
+                            let begun = Instant::now();
+                            while begun.elapsed() < LOOK_AFTER / 20 {}
+                            pipelines.answer_soon().await;
+                        }
+                    };
+                    tokio::task::spawn_local(Rc::clone(&turns).in_turn(task))
+                })
+                .collect();
+            let done = Rc::default();
+            let asks = request(Rc::clone(&turns), 1, Rc::clone(&done));
+            let asked = tokio::task::spawn_local(Rc::clone(&turns).in_turn(asks));
+            tokio::time::timeout(Duration::from_secs(30), asked)
+                .await
+                .expect("it has its turn")
+                .expect("it doesn't panic");
+            over.set(true);
+            for task in flood {
+                task.await.expect("it doesn't panic");
+            }
+        });
+    }
+
     #[test]
     fn what_a_task_begins_is_for_whom_it_works() {
         on_a_core(|turns| async move {
@@ -374,7 +499,7 @@ mod tests {
                         let turns = Rc::clone(&turns);
                         async move { turns.current.borrow().as_ref().map(|seat| seat.account.borrow().whose()) }
                     };
-                    tokio::task::spawn_local(Rc::clone(&turns).in_turn(seen)).await.expect("it doesn't panic")
+                    tokio::task::spawn_local(Rc::clone(&turns).rest_in_turn(seen)).await.expect("it doesn't panic")
                 }
             };
             let whose = Rc::clone(&turns).in_turn(outer).await;

@@ -248,6 +248,21 @@ async fn what_was_read_lately_is_answered_from_memory_and_counted() {
 }
 
 #[tokio::test]
+async fn who_still_writes_to_a_dropped_database_is_refused() {
+    let (_dir, databases) = opened();
+    let (dropped, other, bucket) = (db(1, 1), db(1, 1 + DATABASE_THREADS as u64), name("b"));
+    for db in [dropped, other] {
+        databases.set(db, &bucket, "k", bytes("v")).await.expect("there is room");
+    }
+    databases.drop_database(dropped).await.expect("it is ours");
+    assert_eq!(databases.set(dropped, &bucket, "k", bytes("w")).await, Err(KvError::Deleted));
+    assert_eq!(databases.increment(dropped, &bucket, "n", 1).await, Err(KvError::Deleted));
+    assert_eq!(databases.get(dropped, &bucket, "k").await, Ok(None));
+    assert_eq!(databases.all().expect("the folder can be read"), [other]);
+    assert_eq!(databases.set(other, &bucket, "k", bytes("w")).await, Ok(()));
+}
+
+#[tokio::test]
 async fn a_dropped_database_is_gone_for_whoever_read_meanwhile() {
     let (_dir, databases) = opened();
     let bucket = name("b");

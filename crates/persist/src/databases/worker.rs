@@ -4,9 +4,12 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 use std::{fs, io};
 
-use base::limits::{DATABASE_BYTES_PER_TURN_MAX, DATABASES_OPEN_PER_THREAD_MAX};
+use base::limits::{
+    DATABASE_BYTES_PER_TURN_MAX, DATABASE_DROPPED_KEPT, DATABASES_DROPPED_LOOK_THROUGH, DATABASES_OPEN_PER_THREAD_MAX,
+};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -32,6 +35,8 @@ pub(super) struct Worker {
     cache: Arc<Cache>,
     tally: Arc<Tally>,
     open: HashMap<Database, Open>,
+    /// Databases that were dropped lately: a request that had begun before may still write.
+    dropped: HashMap<Database, Instant>,
     /// Turns so far: what is oldest by it is closed first.
     turns: u64,
 }
@@ -50,7 +55,7 @@ impl Worker {
         cache: Arc<Cache>,
         tally: Arc<Tally>,
     ) -> Self {
-        Self { root, lane, bytes_max, queue, cache, tally, open: HashMap::new(), turns: 0 }
+        Self { root, lane, bytes_max, queue, cache, tally, open: HashMap::new(), dropped: HashMap::new(), turns: 0 }
     }
 
     pub(super) fn run(mut self) {
@@ -107,7 +112,7 @@ impl Worker {
                     tally.performed(&job.operation, &outcome);
                     answer(job.answer, outcome);
                 }
-                Err(error)
+                broken(&error)
             }
         };
         if let Err(error) = health {
@@ -121,6 +126,7 @@ impl Worker {
         if !self.open.contains_key(&db) {
             let opened = match self.lane {
                 Lane::Read => DatabaseFile::open_to_read(&self.path(db), self.bytes_max)?,
+                Lane::Write if self.dropped.contains_key(&db) => return Err(KvError::Deleted),
                 Lane::Write => {
                     self.make_dir(db)
                         .map_err(|error| KvError::Broken(format!("its directory can't be made: {error}")))?;
@@ -159,9 +165,21 @@ impl Worker {
 
     fn drop_database(&mut self, db: Database) -> Result<(), KvError> {
         self.open.remove(&db);
-        let removed = if self.lane == Lane::Write { self.remove_files(db) } else { Ok(()) };
+        let removed = if self.lane == Lane::Write {
+            self.remember_dropped(db);
+            self.remove_files(db)
+        } else {
+            Ok(())
+        };
         self.cache.forget(db);
         removed
+    }
+
+    fn remember_dropped(&mut self, db: Database) {
+        if self.dropped.len() >= DATABASES_DROPPED_LOOK_THROUGH {
+            self.dropped.retain(|_, since| since.elapsed() < DATABASE_DROPPED_KEPT);
+        }
+        self.dropped.insert(db, Instant::now());
     }
 
     fn remove_files(&self, db: Database) -> Result<(), KvError> {

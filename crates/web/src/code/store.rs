@@ -20,6 +20,7 @@ fn refused(error: KvError) -> KeyValueError {
         KvError::NotANumber => KeyValueError::NotANumber,
         KvError::Busy => KeyValueError::Busy,
         KvError::Closed => KeyValueError::Broken("the box is going down".to_owned()),
+        KvError::Deleted => KeyValueError::Broken("the app or its stage was deleted".to_owned()),
         KvError::Broken(why) => {
             // It names paths and SQLite's own words: for the operator's log, not the tenant's.
             tracing::error!("a database failed: {why}");

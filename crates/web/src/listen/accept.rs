@@ -17,7 +17,7 @@ use super::connection::serve_connection;
 use super::pulse::Pulses;
 use super::wire::Wire;
 use crate::front::Core;
-use crate::turns::others_first;
+use crate::turns::{Whose, others_first};
 
 /// What stands behind one listening socket of a core.
 pub(super) struct Door {
@@ -52,6 +52,8 @@ pub(super) async fn accept(listener: StdListener, door: Door) {
     for number in 1_usize.. {
         if number.is_multiple_of(ACCEPTS_PER_TURN_MAX) {
             others_first().await;
+            // Each lot is a new piece of work.
+            door.core.turns.work_for(Whose::Newcomers).await;
         }
         // No place, no accept.
         let Some(place) = door.place().await else { return };

@@ -228,7 +228,7 @@ where
     F: Future + 'static,
 {
     fn execute(&self, future: F) {
-        let stream = Rc::clone(&self.0).in_turn(future);
+        let stream = Rc::clone(&self.0).stream_in_turn(future);
         tokio::task::spawn_local(async move {
             stream.await;
         });

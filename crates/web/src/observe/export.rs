@@ -59,7 +59,13 @@ impl Otlp {
         if uri.query().is_some() {
             return Err(wrong());
         }
+        let port = &authority.as_str()[authority.host().len()..];
+        if !port.is_empty() && port.trim_start_matches(':').parse::<u16>().is_err() {
+            return Err(wrong());
+        }
         let path = uri.path().trim_end_matches('/');
+        // Whoever copied the whole address means the same.
+        let path = path.strip_suffix("/v1/traces").unwrap_or(path);
         let endpoint = format!("http://{authority}{path}/v1/traces").parse().map_err(|_| wrong())?;
         if !(0.0..=1.0).contains(&sample) {
             return Err(OtlpError::Share(sample.to_string()));
@@ -385,8 +391,9 @@ mod tests {
         let path = |text: &str| Otlp::new(text, 0.5).map(|otlp| otlp.endpoint.to_string());
         assert_eq!(path("http://127.0.0.1:4318").as_deref(), Ok("http://127.0.0.1:4318/v1/traces"));
         assert_eq!(path("http://otel.example/in/").as_deref(), Ok("http://otel.example/in/v1/traces"));
+        assert_eq!(path("http://[::1]:4318/v1/traces").as_deref(), Ok("http://[::1]:4318/v1/traces"));
         assert_eq!(path("https://otel.example"), Err(OtlpError::Https));
-        for wrong in ["", "127.0.0.1:4318", "/v1", "ftp://x", "http://a@b", "http://x/?y"] {
+        for wrong in ["", "http://x:99999", "127.0.0.1:4318", "/v1", "ftp://x", "http://a@b", "http://x/?y"] {
             assert_eq!(path(wrong), Err(OtlpError::Address(wrong.to_owned())), "{wrong}");
         }
         for wrong in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
