@@ -33,6 +33,8 @@ pub(super) struct Account<W, T> {
 struct Line<T> {
     light: VecDeque<T>,
     heavy: VecDeque<T>,
+    /// Light ones at the front that were called together and went back.
+    back: usize,
 }
 
 impl<W: Copy, T> Account<W, T> {
@@ -54,7 +56,8 @@ impl<W: Copy, T> Account<W, T> {
     fn next(&self, into: &mut VecDeque<T>) {
         let mut line = self.line.borrow_mut();
         let heavy_first = self.light_used.get() >= LIGHT_IN_A_ROW;
-        let Line { light, heavy } = &mut *line;
+        line.back = 0;
+        let Line { light, heavy, .. } = &mut *line;
         if light.is_empty() || (heavy_first && !heavy.is_empty()) {
             into.extend(heavy.pop_front());
         } else {
@@ -95,7 +98,7 @@ impl<W: Copy + Eq + Hash, T> Ledger<W, T> {
             self.accounts.retain(|_, account| account.strong_count() > 0);
             self.look_through_at = (2 * self.accounts.len()).max(ACCOUNTS_MIN);
         }
-        let line = RefCell::new(Line { light: VecDeque::new(), heavy: VecDeque::new() });
+        let line = RefCell::new(Line { light: VecDeque::new(), heavy: VecDeque::new(), back: 0 });
         let (time, listed, light_used) = (Cell::new(self.now), Cell::new(false), Cell::new(0));
         let account = Rc::new(Account { whose, time, line, listed, light_used });
         self.accounts.insert(whose, Rc::downgrade(&account));
@@ -119,11 +122,18 @@ impl<W: Copy + Eq + Hash, T> Ledger<W, T> {
         self.lined_up(account);
     }
 
-    /// Its turn had come, and goes to others after all: it is the account's next.
+    /// Its turn had come with others', and comes later after all: before all who came later, and behind those who went
+    /// back before it.
     pub(super) fn go_back(&mut self, account: &Rc<Account<W, T>>, who: T, heavy: bool) {
         let mut line = account.line.borrow_mut();
-        let line = if heavy { &mut line.heavy } else { &mut line.light };
-        line.push_front(who);
+        if heavy {
+            line.heavy.push_front(who);
+        } else {
+            let Line { light, back, .. } = &mut *line;
+            light.insert((*back).min(light.len()), who);
+            *back += 1;
+        }
+        drop(line);
         self.lined_up(account);
     }
 
@@ -177,7 +187,7 @@ mod tests {
             ledger.next(&mut next);
             let Some(who) = next.pop_front() else { return order };
             // Only the first of those who were called goes on: the others' turns go to whoever is behind.
-            while let Some(called) = next.pop_back() {
+            while let Some(called) = next.pop_front() {
                 let (whose, _, heavy) = cost(called);
                 let account = ledger.account(whose);
                 ledger.go_back(&account, called, heavy);
@@ -208,6 +218,28 @@ mod tests {
         assert_eq!([place(100), place(101), place(102)], [1, 2, 3], "{order:?}");
         assert_eq!(ledger.waiting(), 0);
         drop(held);
+    }
+
+    #[test]
+    fn nobody_of_a_tenant_is_overtaken_by_who_came_later() {
+        let mut ledger = Names::new();
+        let account = ledger.account('a');
+        let (mut came, mut order, mut next) = (0, Vec::new(), VecDeque::new());
+        // One is served, those who were called with it go back, and somebody comes, again and again.
+        while order.len() < 200 {
+            while ledger.waiting() < 50 {
+                ledger.line_up(&account, came, false);
+                came += 1;
+            }
+            ledger.next(&mut next);
+            order.extend(next.pop_front());
+            ledger.begin(&account);
+            account.charge(1, false);
+            for called in next.drain(..) {
+                ledger.go_back(&account, called, false);
+            }
+        }
+        assert!(order.is_sorted(), "{order:?}");
     }
 
     #[test]
