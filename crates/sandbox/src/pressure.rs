@@ -9,6 +9,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use crate::allocated;
 use crate::limiter::Share;
 
 /// A tenant with less than this part of what the process may use is left alone.
@@ -45,6 +46,7 @@ impl Pressure {
         self.high.store(high, Ordering::Relaxed);
         if high {
             self.relieve();
+            allocated::give_back();
         }
     }
 
