@@ -67,6 +67,8 @@ type Of = Account<Whose, Rc<Seat>>;
 pub(crate) struct Turns {
     ledger: RefCell<Line>,
     since_look: SinceLook,
+    /// Tasks that were called and have yet to come.
+    called: Cell<usize>,
     /// The task that is polled just now.
     current: RefCell<Option<Rc<Seat>>>,
     /// Of the task that gives the turns, while it has nothing to do.
@@ -126,11 +128,13 @@ impl Seat {
 }
 
 /// A seat is given up with its task.
-struct Taken(Rc<Seat>);
+struct Taken(Rc<Seat>, Rc<Turns>);
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.0.state.set(State::Gone);
+        if matches!(self.0.state.replace(State::Gone), State::First | State::Called) {
+            self.1.came();
+        }
         // It may be the last to know of whom it would wake.
         self.0.waker.take();
     }
@@ -139,7 +143,7 @@ impl Drop for Taken {
 impl Turns {
     pub(crate) fn new(since_look: SinceLook) -> Rc<Self> {
         let (ledger, current, dealer) = (RefCell::new(Ledger::new()), RefCell::default(), RefCell::default());
-        Rc::new(Self { ledger, since_look, current, dealer })
+        Rc::new(Self { ledger, since_look, called: Cell::new(0), current, dealer })
     }
 
     /// Runs a connection, or what else begins here, in turns: as a newcomer until it says whom it works for.
@@ -171,7 +175,7 @@ impl Turns {
     }
 
     fn seated<F: Future>(self: Rc<Self>, task: F, seat: Seat) -> impl Future<Output = F::Output> {
-        let taken = Taken(Rc::new(seat));
+        let taken = Taken(Rc::new(seat), Rc::clone(&self));
         async move {
             let mut task = pin!(task);
             poll_fn(|cx| self.poll(&taken.0, cx, |cx| task.as_mut().poll(cx))).await
@@ -188,10 +192,14 @@ impl Turns {
         match seat.state.get() {
             // Those who were called with it have had long: what has come meanwhile may be more urgent.
             State::Called if self.since_look.is_long() => {
+                self.came();
                 self.line_up(seat, cx, Ledger::go_back);
                 return Poll::Pending;
             }
-            State::First | State::Called => seat.state.set(State::Free),
+            State::First | State::Called => {
+                self.came();
+                seat.state.set(State::Free);
+            }
             State::InLine => {
                 seat.note_waker(cx);
                 return Poll::Pending;
@@ -216,9 +224,14 @@ impl Turns {
         polled
     }
 
-    /// Somebody stands in line, or the sockets have not been looked at for long enough.
+    /// One of those who were called has come, or never will.
+    fn came(&self) {
+        self.called.set(self.called.get() - 1);
+    }
+
+    /// Somebody stands in line or was called out of it, or the sockets have not been looked at for long enough.
     fn is_busy(&self) -> bool {
-        self.ledger.borrow().waiting() > 0 || self.since_look.is_long()
+        self.called.get() > 0 || self.ledger.borrow().waiting() > 0 || self.since_look.is_long()
     }
 
     fn line_up(&self, seat: &Rc<Seat>, cx: &Context<'_>, enter: impl FnOnce(&mut Line, &Rc<Of>, Rc<Seat>, bool)) {
@@ -288,6 +301,7 @@ impl Turns {
             let mut call = State::First;
             for seat in next.drain(..).filter(|seat| seat.state.get() == State::InLine) {
                 seat.state.set(std::mem::replace(&mut call, State::Called));
+                self.called.set(self.called.get() + 1);
                 if let Some(waker) = seat.waker.borrow_mut().take() {
                     waker.wake();
                 }
