@@ -96,10 +96,9 @@ impl http_body::Body for Streaming {
         }
         // Before looking at anything, so that no fault goes unnoticed in between.
         self.report.register(cx);
-        let next = if let Some(frame) = self.first.pop_front() {
-            Poll::Ready(Some(Ok(frame)))
-        } else {
-            Pin::new(&mut self.inner).poll_frame(cx)
+        let next = match self.first.pop_front() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => Pin::new(&mut self.inner).poll_frame(cx),
         };
         let frame = match next {
             Poll::Pending if !self.report.has_fault() => return Poll::Pending,

@@ -244,9 +244,6 @@ impl Future for Watched {
         if self.spent >= HEAVY_AFTER {
             self.report.heavy.store(true, Ordering::Relaxed);
         }
-        if self.cell.share.stops() != self.stops {
-            return self.stop(Fault::BoxOutOfMemory);
-        }
         if self.spent > self.cell.cpu {
             let cpu = self.cell.cpu;
             return self.stop(Fault::OutOfCpu(cpu));

@@ -193,7 +193,7 @@ impl Turns {
             // Those who were called with it have had long: what has come meanwhile may be more urgent.
             State::Called if self.since_look.is_long() => {
                 self.came();
-                self.line_up(seat, cx, Ledger::go_back);
+                self.line_up(seat, cx, |line, account| line.go_back(account, Rc::clone(seat)));
                 return Poll::Pending;
             }
             State::First | State::Called => {
@@ -205,7 +205,7 @@ impl Turns {
                 return Poll::Pending;
             }
             State::Free | State::Gone if !answers && self.is_busy() => {
-                self.line_up(seat, cx, Ledger::line_up);
+                self.line_up(seat, cx, |line, account| line.line_up(account, Rc::clone(seat), seat.is_heavy()));
                 return Poll::Pending;
             }
             State::Free | State::Gone => {}
@@ -234,10 +234,10 @@ impl Turns {
         self.called.get() > 0 || self.ledger.borrow().waiting() > 0 || self.since_look.is_long()
     }
 
-    fn line_up(&self, seat: &Rc<Seat>, cx: &Context<'_>, enter: impl FnOnce(&mut Line, &Rc<Of>, Rc<Seat>, bool)) {
+    fn line_up(&self, seat: &Seat, cx: &Context<'_>, enter: impl FnOnce(&mut Line, &Rc<Of>)) {
         seat.note_waker(cx);
         seat.state.set(State::InLine);
-        enter(&mut self.ledger.borrow_mut(), &seat.account.borrow(), Rc::clone(seat), seat.is_heavy());
+        enter(&mut self.ledger.borrow_mut(), &seat.account.borrow());
         if let Some(dealer) = self.dealer.borrow_mut().take() {
             dealer.wake();
         }

@@ -124,15 +124,13 @@ impl<W: Copy + Eq + Hash, T> Ledger<W, T> {
 
     /// Its turn had come with others', and comes later after all: before all who came later, and behind those who went
     /// back before it.
-    pub(super) fn go_back(&mut self, account: &Rc<Account<W, T>>, who: T, heavy: bool) {
+    ///
+    /// It is a light one: a heavy one is called alone, and has its turn.
+    pub(super) fn go_back(&mut self, account: &Rc<Account<W, T>>, who: T) {
         let mut line = account.line.borrow_mut();
-        if heavy {
-            line.heavy.push_front(who);
-        } else {
-            let Line { light, back, .. } = &mut *line;
-            light.insert((*back).min(light.len()), who);
-            *back += 1;
-        }
+        let Line { light, back, .. } = &mut *line;
+        light.insert((*back).min(light.len()), who);
+        *back += 1;
         drop(line);
         self.lined_up(account);
     }
@@ -188,9 +186,8 @@ mod tests {
             let Some(who) = next.pop_front() else { return order };
             // Only the first of those who were called goes on: the others' turns go to whoever is behind.
             while let Some(called) = next.pop_front() {
-                let (whose, _, heavy) = cost(called);
-                let account = ledger.account(whose);
-                ledger.go_back(&account, called, heavy);
+                let account = ledger.account(cost(called).0);
+                ledger.go_back(&account, called);
             }
             let (whose, used, heavy) = cost(who);
             let account = ledger.account(whose);
@@ -236,7 +233,7 @@ mod tests {
             ledger.begin(&account);
             account.charge(1, false);
             for called in next.drain(..) {
-                ledger.go_back(&account, called, false);
+                ledger.go_back(&account, called);
             }
         }
         assert!(order.is_sorted(), "{order:?}");
