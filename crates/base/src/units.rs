@@ -118,7 +118,7 @@ impl FromStr for Rate {
             if period.starts_with(|ch: char| ch.is_ascii_digit()) { period.to_owned() } else { format!("1{period}") };
         let period = period.parse::<Span>().map_err(|_| refused(text, WANTED))?.0;
         if count == 0 || period.is_zero() {
-            return Err(refused(text, WANTED));
+            return Err(refused(text, "a rate: its count and its period begin at 1, as in 1/s or 10/5m"));
         }
         Ok(Self { count, period })
     }

@@ -249,8 +249,18 @@ fn register(args: &UpArgs, cloud: &Cloud, token: &Minted, tenant: &Name, out: &O
         token: token.secret.clone(),
         tenant: tenant.clone(),
     };
-    if let Err(error) = contexts::register(&args.context_name, context, true) {
-        out.warn(&format!("no context was registered, so `firm push` won't find this cloud: {}", base::chain(&error)));
+    match contexts::register(&args.context_name, context, true) {
+        Ok(None) => {}
+        Ok(Some(before)) => out.note(&format!(
+            "Commands go to context {} from now on, no longer to {before}. Go back: firm context use {before}",
+            args.context_name
+        )),
+        Err(error) => {
+            out.warn(&format!(
+                "no context was registered, so `firm push` won't find this cloud: {}",
+                base::chain(&error)
+            ));
+        }
     }
 }
 

@@ -44,15 +44,19 @@ pub enum ContextsError {
 }
 
 /// Keeps a context under a name, in the place of an older one of that name. The first one is the current one.
-pub fn register(name: &Name, context: Context, make_current: bool) -> Result<PathBuf, ContextsError> {
+///
+/// Names the context that was current until then, if it is another.
+pub fn register(name: &Name, context: Context, make_current: bool) -> Result<Option<Name>, ContextsError> {
     let folder = folder()?;
+    let mut before = None;
     change(&folder, |contexts| {
+        before.clone_from(&contexts.current);
         if make_current || contexts.contexts.is_empty() {
             contexts.current = Some(name.clone());
         }
         contexts.contexts.insert(name.clone(), context);
     })?;
-    Ok(folder.join(FILE))
+    Ok(before.filter(|before| make_current && before != name))
 }
 
 /// Where this user's contexts are.

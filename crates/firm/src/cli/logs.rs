@@ -14,13 +14,16 @@ use super::{Cx, when};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   firm logs
-  firm logs -f --stage redesign
+  firm logs shop -f --stage redesign
   firm logs --stream access
   firm logs --request 5f0c2a91b3d4e6f7
   firm logs -n 1000 --json | jq -r '.[].text'
 
 Times are UTC. With --json it is one array; with --json -f one object a line, since there is no end to close an array at.")]
 pub(super) struct Args {
+    /// The app, like --app
+    #[arg(value_name = "APP", conflicts_with = "app")]
+    of: Option<Name>,
     #[command(flatten)]
     about: AppArg,
     /// Stay, and show what comes
@@ -47,9 +50,10 @@ fn request_id(text: &str) -> Result<String, String> {
 }
 
 pub(super) async fn run(cx: &Cx, args: &Args) -> Outcome {
-    let app = args.about.name("firm logs")?;
+    let about = args.of.clone().map_or_else(|| args.about.clone(), |app| AppArg { app: Some(app) });
+    let app = about.name("firm logs")?;
     let session = cx.session().await?;
-    let path = args.about.path(&session, "firm logs", &query(args)).await?;
+    let path = about.path(&session, "firm logs", &query(args)).await?;
     if args.follow {
         return follow(cx, &session.client, &path).await;
     }

@@ -40,7 +40,7 @@ enum Action {
         /// The tenant
         #[arg(value_name = "TENANT")]
         name: Name,
-        /// So many requests in a period, as in 500/s or 100000/d
+        /// So many requests in a period, as in 500/s or 100000/d; or take the limit away with --none
         #[arg(long, required_unless_present = "none")]
         rate: Option<Rate>,
         /// Requests that may come at once after a quiet time [default: the rate's count]

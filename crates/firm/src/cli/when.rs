@@ -30,7 +30,8 @@ pub fn until(at: Option<Timestamp>, now: Timestamp) -> String {
     match at {
         None => "never".to_owned(),
         Some(at) if at <= now => format!("expired {}", ago(at, now)),
-        Some(at) => format!("in {}", span(at.since(now))),
+        // To the next minute: what ends in a day still does a second after it was made.
+        Some(at) => format!("in {}", span(at.since(now) + Duration::from_secs(MINUTE - 1))),
     }
 }
 
@@ -89,6 +90,7 @@ mod tests {
     fn an_end_is_ahead_past_or_never() {
         assert_eq!(until(None, NOW), "never");
         assert_eq!(until(Some(NOW.plus(Duration::from_secs(3 * DAY))), NOW), "in 3 days");
+        assert_eq!(until(Some(NOW.plus(Duration::from_secs(DAY - 2))), NOW), "in 1 day");
         assert_eq!(until(Some(before(120)), NOW), "expired 2 min ago");
     }
 

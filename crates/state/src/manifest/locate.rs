@@ -61,7 +61,7 @@ pub fn parse(text: &str, file: &str) -> Result<Manifest, ManifestError> {
         return Err(refused(vec![Located { said, help: None, place: None }]));
     }
     let manifest: Manifest = toml::from_str(text).map_err(|error| {
-        let (said, help) = reworded(error.message());
+        let (said, help) = reworded(error.message(), error.span().and_then(|span| text.get(span)));
         let place = error.span().map(|span| place(text, &span));
         refused(vec![Located { said, help, place }])
     })?;
@@ -85,13 +85,41 @@ impl ManifestError {
     }
 }
 
-/// serde's words for the mistakes that people make most, said so that they know what to write.
-fn reworded(message: &str) -> (String, Option<String>) {
+/// Keys that people write in the wrong table, and where each belongs.
+const HOMES: [(&str, &str); 16] = [
+    ("access_log", TOP),
+    ("app", TOP),
+    ("burst", THROTTLE),
+    ("cache", FOLDER),
+    ("clean_urls", FOLDER),
+    ("concurrency", COMPONENT),
+    ("cpu", COMPONENT),
+    ("dir", FOLDER),
+    ("immutable", FOLDER),
+    ("limit", "above the first table of firm.toml for the whole app, or in a [[route]]"),
+    ("memory", COMPONENT),
+    ("not_found", FOLDER),
+    ("rate", THROTTLE),
+    ("reuse", COMPONENT),
+    ("spa", FOLDER),
+    ("timeout", COMPONENT),
+];
+const TOP: &str = "above the first table of firm.toml";
+const COMPONENT: &str = "in [components.NAME]";
+const FOLDER: &str = "in [static.NAME]";
+const THROTTLE: &str = "in a limit, as in limit = { rate = \"100/s\", burst = 200 }";
+
+/// serde's words for the mistakes that people make most, said so that they know what to write. `meant` is the text
+/// that the words are about.
+fn reworded(message: &str, meant: Option<&str>) -> (String, Option<String>) {
     let Some((unknown, expected)) =
         message.strip_prefix("unknown field `").and_then(|rest| rest.split_once("`, expected "))
     else {
-        return (message.lines().next().unwrap_or(message).to_owned(), None);
+        return reworded_value(message.lines().next().unwrap_or(message), meant);
     };
+    if let Some((_, home)) = HOMES.iter().find(|(key, _)| *key == unknown) {
+        return (format!("`{unknown}` does not belong here"), Some(format!("write it {home}")));
+    }
     let names: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
     let nearest =
         names.iter().copied().min_by_key(|name| distance(unknown, name)).filter(|name| distance(unknown, name) <= 2);
@@ -100,6 +128,23 @@ fn reworded(message: &str) -> (String, Option<String>) {
         None => format!("write one of: {}", names.join(", ")),
     };
     (format!("unknown key `{unknown}`"), Some(help))
+}
+
+/// The same for a value of the wrong kind.
+fn reworded_value(message: &str, meant: Option<&str>) -> (String, Option<String>) {
+    let wanted_text = message.starts_with("invalid type") && message.ends_with("expected a string");
+    let help = match meant {
+        Some(number) if wanted_text && number.bytes().all(|byte| byte.is_ascii_digit()) => Some(format!(
+            "write it in quotes and with its unit, as in \"{number}MiB\", \"{number}s\" or \"{number}/s\""
+        )),
+        Some(list) if message.starts_with("invalid type") && list.starts_with("[[") => Some(format!(
+            "there is one of it at most, so that it has one pair of brackets: {}",
+            list.replace("[[", "[").replace("]]", "]")
+        )),
+        _ if message.contains("expected u32") => Some(format!("write a whole number from 1 to {}", u32::MAX)),
+        _ => None,
+    };
+    (message.to_owned(), help)
 }
 
 /// Levenshtein's distance, over bytes: keys are short and ASCII.
@@ -197,6 +242,75 @@ mod tests {
             3 | [[rout]]
               |   ^^^^
               help: did you mean `route`?"]],
+        );
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_table_is_told_where_it_belongs() {
+        check(
+            "[static.site]\naccess_log = true\n",
+            &expect![[r#"
+            `access_log` does not belong here
+             --> firm.toml:2:1
+            2 | access_log = true
+              | ^^^^^^^^^^
+              help: write it above the first table of firm.toml"#]],
+        );
+        check(
+            "reuse = true\n",
+            &expect![[r#"
+            `reuse` does not belong here
+             --> firm.toml:1:1
+            1 | reuse = true
+              | ^^^^^
+              help: write it in [components.NAME]"#]],
+        );
+    }
+
+    #[test]
+    fn each_home_is_one_of_the_manifest() {
+        let schema = serde_json::to_string(Manifest::schema().as_value()).expect("a schema is plain data");
+        for (key, _) in HOMES {
+            assert!(schema.contains(&format!("\"{key}\":{{")), "the manifest has no `{key}`");
+        }
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_kind_is_answered_by_an_example() {
+        check(
+            "[components.app]\nmemory = 128\n",
+            &expect![[r#"
+            invalid type: integer `128`, expected a string
+             --> firm.toml:2:10
+            2 | memory = 128
+              |          ^^^
+              help: write it in quotes and with its unit, as in "128MiB", "128s" or "128/s""#]],
+        );
+        check(
+            "limit = { rate = \"5/s\", burst = -5 }\n",
+            &expect![[r#"
+            invalid value: integer `-5`, expected u32
+             --> firm.toml:1:33
+            1 | limit = { rate = "5/s", burst = -5 }
+              |                                 ^^
+              help: write a whole number from 1 to 4294967295"#]],
+        );
+        check(
+            "limit = { rate = \"0/s\" }\n",
+            &expect![[r#"
+            `0/s` is not a rate: its count and its period begin at 1, as in 1/s or 10/5m
+             --> firm.toml:1:18
+            1 | limit = { rate = "0/s" }
+              |                  ^^^^^"#]],
+        );
+        check(
+            "[[limit]]\nrate = \"5/s\"\n",
+            &expect![[r#"
+                invalid type: map, expected a string
+                 --> firm.toml:1:1
+                1 | [[limit]]
+                  | ^^^^^^^^^
+                  help: there is one of it at most, so that it has one pair of brackets: [limit]"#]],
         );
     }
 
