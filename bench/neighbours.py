@@ -158,6 +158,7 @@ def attacks(target):
         "loop": ("endless loops, 64 at once", Requests(target, "/loop", 64)),
         "bomb": ("memory bombs, 16 at once", Requests(target, "/bomb", 16)),
         "crowd": (f"{CROWD:,} concurrent requests", Sockets(target, "/sleep?ms=60000", CROWD, True)),
+        "fill": ("large memory filled by one instruction, 16 at once", Requests(target, "/fill?mib=200", 16)),
         "log": ("log floods, 16 at once", Requests(target, "/log?n=100000&line=" + "x" * 100, 16)),
         "tables": ("tables of host handles grown without end, 16 at once", Requests(target, "/hoard?what=fields", 16)),
         "recurse": ("deep recursion, 64 at once", Requests(target, "/recurse", 64)),

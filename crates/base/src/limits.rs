@@ -236,9 +236,19 @@ pub const LOG_REQUEST_BYTES_MAX: usize = 128;
 
 // ---- tenants' code ----
 
-/// Instances that live at once on a box: the pooling allocator reserves address space for each.
-/// 1,000 × 4 GiB is 4 TiB of the 128 TiB that a process has; memory is only what is touched.
+/// Instances that live at once on a box, and memories that they have: each takes 4 GiB of address space. 1,000 × 4 GiB is
+/// 4 TiB of the 128 TiB that a process has; memory is only what is touched.
 pub const INSTANCES_MAX: u32 = 1_000;
+/// Stacks of guests: a 0.3 component may have a second fiber while its first one waits.
+pub const GUEST_STACKS_MAX: usize = 2 * INSTANCES_MAX as usize;
+/// Memories and stacks that wait on a core for their next instance.
+pub const MEMORIES_IDLE_PER_CORE_MAX: usize = 64;
+pub const STACKS_IDLE_PER_CORE_MAX: usize = 64;
+/// Bytes of a memory that are wiped rather than given back, so that the next instance needn't fault them in: a JavaScript
+/// hello writes to 0.6 MiB. 64 × 2 MiB is 128 MiB a core at the worst, which go when memory is short.
+pub const MEMORY_KEEP_RESIDENT_BYTES: usize = 2 * MIB;
+/// Bytes that are given back to the kernel in one call: some 50 µs.
+pub const MEMORY_GIVE_BACK_BYTES: usize = MIB;
 /// Instances of one tenant among those: an app at its highest concurrency fits, and no tenant alone keeps the box
 /// from all others, however many apps it has.
 pub const INSTANCES_PER_TENANT_MAX: usize = APP_CONCURRENCY_MAX as usize;
@@ -320,6 +330,14 @@ pub const GUEST_RESOURCES_MAX: usize = 1_000;
 /// Bytes that one host call may take out of a guest: the largest is a batch of values of `KV_VALUE_BYTES_MAX`,
 /// of which 16 are enough.
 pub const GUEST_CALL_BYTES_MAX: usize = 16 * MIB;
+/// Bytes that a guest's `memory.fill`, `memory.copy` or `memory.init` moves between two looks for a tick: 64 KiB are 16
+/// pages, which take some 20 µs where each has to be had from the kernel first.
+pub const GUEST_BULK_PIECE_BYTES: usize = 64 * KIB;
+/// Memories of a component whose first content is mapped; those of a hundred more are copied.
+pub const GUEST_CONTENTS_MAX: usize = 256;
+/// Bytes that the first content of a memory may have for nothing, beside three times as many as it really has. An engine of
+/// JavaScript has 3.6 MB in 8.5.
+pub const GUEST_CONTENT_SLACK_BYTES: u64 = MIB as u64;
 /// Bytes of one piece of a body that a guest writes, and pieces that wait until they are sent: 1 MiB at the
 /// most. A response that fits needs no task of its own.
 pub const GUEST_BODY_PIECE_BYTES_MAX: usize = 64 * KIB;

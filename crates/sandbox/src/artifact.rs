@@ -25,6 +25,7 @@ use wasmtime::component::Component;
 
 use crate::compile::{Compiled, Flavour};
 use crate::engine::Engines;
+use crate::memory::{ContentAt, Contents};
 
 /// The components whose artifacts are still wanted, by tenant. `None` leaves all of a tenant's alone; a tenant that
 /// isn't named has none.
@@ -42,6 +43,8 @@ pub(crate) struct Artifacts {
 #[derive(Serialize, Deserialize)]
 struct Label {
     compiled: Compiled,
+    /// What the memories hold at first, behind the code.
+    contents: Vec<ContentAt>,
     artifact: Digest,
     bytes: u64,
 }
@@ -101,14 +104,21 @@ impl Artifacts {
     }
 
     /// Puts a finished artifact and its label into place, durably.
-    pub(crate) fn put(&self, tenant: TenantId, compiled: &Compiled, unfinished: &Unfinished) -> io::Result<()> {
+    pub(crate) fn put(
+        &self,
+        tenant: TenantId,
+        compiled: &Compiled,
+        contents: &[ContentAt],
+        unfinished: &Unfinished,
+    ) -> io::Result<()> {
         let component = compiled.component;
         let folder = self.folder.join(tenant.to_string());
         DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         unfinished.file.sync_all()?;
         fs::rename(&unfinished.path, self.path(tenant, component, "cwasm"))?;
         let artifact = Digest::from(unfinished.hash.finalize());
-        let label = Label { compiled: compiled.clone(), artifact, bytes: unfinished.bytes };
+        let contents = contents.to_vec();
+        let label = Label { compiled: compiled.clone(), contents, artifact, bytes: unfinished.bytes };
         let mut beside = self.begin()?;
         beside.write_all(&serde_json::to_vec(&label)?)?;
         beside.file.sync_all()?;
@@ -165,7 +175,7 @@ impl Artifacts {
         engines: &Engines,
         tenant: TenantId,
         component: Digest,
-    ) -> Result<(Component, Flavour), ReadError> {
+    ) -> Result<(Component, Flavour, Contents), ReadError> {
         let path = self.path(tenant, component, "cwasm");
         let mapped = self.label(tenant, component).and_then(|label| {
             if digest_of(&path)? != label.artifact {
@@ -179,7 +189,12 @@ impl Artifacts {
             // user may write to them, so the mapping stays as it is while it's used. The name holds the
             // engines' fingerprint, and wasmtime compares the engine itself once more.
             let component = unsafe { Component::deserialize_file(engine, &path) }.map_err(|_| ReadError::Damaged)?;
-            Ok((component, flavour))
+            // They were checked with the code, and stay as they are with it.
+            let contents = Contents::of(File::open(&path)?, &label.contents).map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidData => ReadError::Damaged,
+                _ => ReadError::Io(error),
+            })?;
+            Ok((component, flavour, contents))
         });
         if matches!(mapped, Err(ReadError::Damaged)) {
             self.remove(tenant, component)?;
@@ -254,7 +269,7 @@ mod sweep_tests {
         let mut unfinished = artifacts.begin().expect("a file");
         unfinished.write_all(b"code").expect("room for four bytes");
         let compiled = Compiled { component, imports: Vec::new(), flavour: Flavour::Http02 };
-        artifacts.put(tenant, &compiled, &unfinished).expect("it is put into place");
+        artifacts.put(tenant, &compiled, &[], &unfinished).expect("it is put into place");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod confine;
 mod process;
+mod rewrite;
 mod turns;
 
 use std::ffi::OsString;
@@ -28,6 +29,7 @@ pub use process::compile_process;
 
 use crate::artifact::{Artifacts, Unfinished};
 use process::{Found, Refused};
+pub(crate) use rewrite::{PAGE_BYTES, marked};
 use turns::{Turn, Turns};
 
 /// How a component is spoken to.
@@ -191,9 +193,9 @@ impl Compilers {
             drop((stdin, wasm));
             let answer = receive(stdout, unfinished);
             let (found, unfinished) = conclude(answer, end(&process))?;
-            let Found { imports, flavour, .. } = found;
+            let Found { imports, flavour, contents, .. } = found;
             let compiled = Compiled { component, imports, flavour };
-            artifacts.put(tenant, &compiled, &unfinished).map_err(CompileError::Store)?;
+            artifacts.put(tenant, &compiled, &contents, &unfinished).map_err(CompileError::Store)?;
             Ok(compiled)
         });
         match tokio::time::timeout(COMPILE_TIME_MAX, work).await {

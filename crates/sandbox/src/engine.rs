@@ -5,30 +5,24 @@
 //! that a hostile component can reach.
 
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
-use base::limits::{
-    GUEST_STACK_BYTES_MAX, GUEST_TABLE_ELEMENTS_MAX, INSTANCE_CORES_MAX, INSTANCE_MEMORIES_MAX, INSTANCE_MEMORY_MAX,
-    INSTANCE_TABLES_MAX, INSTANCES_MAX,
-};
+use base::limits::GUEST_STACK_BYTES_MAX;
 use wasmtime::component::Linker;
-use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Result};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, Result};
 use wasmtime::{WasmBacktraceDetails, WasmFeatures};
 use wasmtime_wasi_config::WasiConfig;
 
 use crate::compile::Flavour;
 use crate::guest::Guest;
 use crate::keyvalue;
+use crate::memory::{Memories, Stacks};
 
 /// Changes when artifacts of an older sandbox must not be used although wasmtime would take them.
-const ARTIFACT_REVISION: u32 = 2;
+const ARTIFACT_REVISION: u32 = 5;
 
 /// Host frames and wasmtime's own on top of a guest's stack.
 const HOST_STACK_BYTES: usize = 1 << 20;
-
-/// Memory of an instance that is wiped rather than given back, so that the next one needn't fault it in. More doesn't
-/// help: wasmtime wipes at the most 32 regions, and what lies behind them is given back (a JavaScript hello writes to more
-/// places than that, and has 71 page faults a request with 2 MiB too).
-const KEEP_RESIDENT_BYTES: usize = 1 << 20;
 
 /// What each flavour of component runs on. Tasks and streams of the component model, which 0.3 is made of, cost every
 /// call of a component whose engine has them: 0.2 has an engine without (a fresh instance answers in 53 µs, not in 67).
@@ -38,7 +32,8 @@ pub(crate) struct Engines {
 }
 
 impl Engines {
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(memories: &Arc<Memories>, stacks: &Arc<Stacks>) -> Result<Self> {
+        let runner = |flavour| runner(flavour, memories, stacks);
         Ok(Self { http02: runner(Flavour::Http02)?, http03: runner(Flavour::Http03)? })
     }
 
@@ -65,31 +60,13 @@ impl Engines {
     }
 }
 
-/// An engine that runs what [`compiler`] compiled: instances come from a pool.
-fn runner(flavour: Flavour) -> Result<Engine> {
-    let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(INSTANCES_MAX)
-        // Nothing is reserved for a core instance; the bound is the one a component.
-        .total_core_instances(INSTANCES_MAX * INSTANCE_CORES_MAX)
-        .max_core_instances_per_component(INSTANCE_CORES_MAX)
-        .total_memories(INSTANCES_MAX)
-        .max_memories_per_component(INSTANCE_MEMORIES_MAX)
-        .max_memory_size(
-            usize::try_from(INSTANCE_MEMORY_MAX).expect("a bound of 1 GiB fits any usize that is built for"),
-        )
-        // Most components have one table or two; one that has more takes from the others' share.
-        .total_tables(INSTANCES_MAX * 4)
-        .max_tables_per_component(INSTANCE_TABLES_MAX)
-        .max_tables_per_module(INSTANCE_TABLES_MAX)
-        .table_elements(GUEST_TABLE_ELEMENTS_MAX)
-        // A 0.3 component may have a second fiber while its first one waits.
-        .total_stacks(INSTANCES_MAX * 2)
-        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
-        .table_keep_resident(KEEP_RESIDENT_BYTES)
-        .pagemap_scan(Enabled::Auto);
-    // Memory protection keys stay off: their Cargo feature isn't built in (wasmtime #13982).
+/// An engine that runs what [`compiler`] compiled. How much of everything an instance may have is for its limiter.
+fn runner(flavour: Flavour, memories: &Arc<Memories>, stacks: &Arc<Stacks>) -> Result<Engine> {
     let mut config = config(flavour);
-    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config
+        .allocation_strategy(InstanceAllocationStrategy::OnDemand)
+        .with_host_memory(Arc::clone(memories) as _)
+        .with_host_stack(Arc::clone(stacks) as _);
     Engine::new(&config)
 }
 
@@ -107,6 +84,8 @@ fn config(flavour: Flavour) -> Config {
         .async_stack_size(GUEST_STACK_BYTES_MAX + HOST_STACK_BYTES)
         .wasm_component_model_async(concurrent)
         .concurrency_support(concurrent)
+        // What a memory holds at first is mapped by `crate::memory`, from what `crate::compile` has taken out.
+        .memory_init_cow(false)
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         // Function names are enough for a log line; offsets would be a third of an artifact.
         .generate_address_map(false)

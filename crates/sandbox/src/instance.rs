@@ -1,7 +1,9 @@
 //! One instance: made, put requests to, and let go.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use base::Digest;
 use base::limits::{GUEST_CALL_BYTES_MAX, TRAP_FRAMES_MAX};
@@ -9,7 +11,7 @@ use http::header::HOST;
 use http::uri::{Authority, PathAndQuery};
 use http::{Request, Response, Uri};
 use tokio::sync::oneshot;
-use wasmtime::{AsContextMut, PoolConcurrencyLimitError, Store, Trap, WasmBacktrace};
+use wasmtime::{AsContextMut, Store, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::p2::bindings::Proxy as Proxy02;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
@@ -23,6 +25,7 @@ use crate::fault::Fault;
 use crate::gone::Gone;
 use crate::guest::Guest;
 use crate::limiter::{Budget, Limiter, Refused};
+use crate::memory::Making;
 use crate::outbound::Network;
 use crate::pressure::Pressure;
 use crate::program::{Program, Proxy};
@@ -136,17 +139,45 @@ async fn make(
     // The watch counts the time; here the core's other tasks get their turn.
     store.set_epoch_deadline(1);
     store.epoch_deadline_async_yield_and_update(1);
-    let made = match &program.proxy {
-        Proxy::Http02(proxy) => proxy.instantiate_async(&mut store).await.map(Handler::Http02),
-        Proxy::Http03(service) => service.instantiate_async(&mut store).await.map(Handler::Http03),
+    let (making, made) = match &program.proxy {
+        Proxy::Http02(proxy) => {
+            let (making, made) = making(program, proxy.instantiate_async(&mut store)).await;
+            (making, made.map(Handler::Http02))
+        }
+        Proxy::Http03(service) => {
+            let (making, made) = making(program, service.instantiate_async(&mut store)).await;
+            (making, made.map(Handler::Http03))
+        }
     };
     match made {
         Ok(handler) => Some(Live { store, handler, component: program.component(), served: 0 }),
+        Err(_) if making.was_refused() => {
+            report.fault(Fault::Busy);
+            None
+        }
         Err(error) => {
             conclude(&store, &Broken::Start(error), report);
             None
         }
     }
+}
+
+/// Makes an instance, whose memories are the program's.
+async fn making<T>(program: &Program, instantiate: impl Future<Output = T>) -> (Making, T) {
+    let mut instantiate = pin!(instantiate);
+    let mut making = Some(Making::new(&program.contents));
+    poll_fn(|cx| {
+        let begun = making.take().expect("it is given back below");
+        let (begun, polled) = begun.during(|| instantiate.as_mut().poll(cx));
+        match polled {
+            Poll::Ready(made) => Poll::Ready((begun, made)),
+            Poll::Pending => {
+                making = Some(begun);
+                Poll::Pending
+            }
+        }
+    })
+    .await
 }
 
 /// Gives a request's URI the scheme and host that HTTP/1.1 writes elsewhere.
@@ -229,9 +260,7 @@ async fn http03(
 fn conclude(store: &Store<Guest>, broken: &Broken, report: &Report) {
     let (Broken::Start(error) | Broken::Request(error) | Broken::Handler(error)) = broken;
     let limiter = &store.data().limiter;
-    let fault = if error.is::<PoolConcurrencyLimitError>() {
-        Fault::Busy
-    } else if let Some(refused) = limiter.refused() {
+    let fault = if let Some(refused) = limiter.refused() {
         match refused {
             Refused::Instance => Fault::OutOfMemory(limiter.memory_max()),
             Refused::Tenant | Refused::Box => Fault::BoxOutOfMemory,

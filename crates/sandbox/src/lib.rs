@@ -27,6 +27,7 @@ mod instance;
 mod keyvalue;
 mod limiter;
 mod lines;
+mod memory;
 mod need;
 mod outbound;
 mod pressure;

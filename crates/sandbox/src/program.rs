@@ -15,12 +15,15 @@ use crate::artifact::{Artifacts, ReadError};
 use crate::compile::Flavour;
 use crate::engine::{Engines, Linkers};
 use crate::guest::Guest;
+use crate::memory::Contents;
 
 /// A compiled component of one tenant, mapped. An instance a request is made from it.
 pub struct Program {
     tenant: TenantId,
     component: Digest,
     pub(crate) proxy: Proxy,
+    /// What its memories hold at first.
+    pub(crate) contents: Arc<Contents>,
 }
 
 /// A component whose imports are all found.
@@ -118,14 +121,14 @@ impl Programs {
         if let Some(found) = self.get(tenant, component) {
             return Ok(found);
         }
-        let (mapped, flavour) = artifacts.map(engines, tenant, component).map_err(|error| match error {
+        let (mapped, flavour, contents) = artifacts.map(engines, tenant, component).map_err(|error| match error {
             ReadError::Missing => LoadError::Missing(component),
             ReadError::Damaged => LoadError::Damaged(component),
             ReadError::Io(cause) => LoadError::Unreadable { component, cause },
         })?;
         let proxy = link(linkers.of(flavour), &mapped, flavour)
             .map_err(|error| LoadError::Link { component, reason: format!("{error:#}") })?;
-        let program = Arc::new(Program { tenant, component, proxy });
+        let program = Arc::new(Program { tenant, component, proxy, contents: Arc::new(contents) });
         Ok(self.keep(program))
     }
 

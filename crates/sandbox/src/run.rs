@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::fault::Fault;
 use crate::gone::Gone;
 use crate::instance::{self, Ground};
 use crate::limiter::Budget;
+use crate::memory::{Memories, Stacks};
 use crate::outbound::Network;
 use crate::pressure::Pressure;
 use crate::program::{LoadError, Program, Programs};
@@ -96,7 +98,9 @@ impl Sandbox {
     /// The folder or the compiler can't be used, or the machine refuses memory or a thread.
     pub fn new(options: Options) -> Result<Self, StartError> {
         let Options { artifacts, compiler, private_hosts, memory, process_memory } = options;
-        let engines = Engines::new().map_err(|error| StartError::Engine(format!("{error:#}")))?;
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let (memories, stacks) = (Arc::new(Memories::new(cores)), Arc::new(Stacks::new(cores)));
+        let engines = Engines::new(&memories, &stacks).map_err(|error| StartError::Engine(format!("{error:#}")))?;
         let linkers = Linkers::new(&engines).map_err(|error| StartError::Engine(format!("{error:#}")))?;
         let opened = Artifacts::open(artifacts.clone(), engines.fingerprint());
         let artifacts = opened.map_err(|cause| StartError::Artifacts { path: artifacts, cause })?;
@@ -114,6 +118,10 @@ impl Sandbox {
         let looking = Arc::clone(&ground);
         let memory = Every::start("guest-memory", MEMORY_LOOK, move || {
             looking.pressure.look();
+            if looking.pressure.is_high() {
+                memories.release();
+                stacks.release();
+            }
             looking.registry.retire(looking.pressure.is_high());
         });
         let memory = memory.map_err(StartError::Thread)?;

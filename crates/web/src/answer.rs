@@ -1,6 +1,5 @@
 //! Answers: the body type of this crate, and the pages that the box itself speaks.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -120,9 +119,6 @@ pub(crate) fn redirect(status: StatusCode, to: &str) -> Option<Response<Body>> {
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
-
-/// hyper wants an error type; serving a request has none.
-pub(crate) type Served = Result<Response<Body>, Infallible>;
 
 #[cfg(test)]
 mod tests {

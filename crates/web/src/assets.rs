@@ -125,6 +125,11 @@ impl Cache {
         }
     }
 
+    /// The release's index, where it is held.
+    pub(crate) fn held(&self, tenant: TenantId, content: Digest) -> Option<Rc<Assets>> {
+        self.indexes.borrow_mut().get(&(tenant, content))
+    }
+
     /// The release's index, read and parsed where it isn't held.
     pub(crate) async fn assets(
         &self,
@@ -132,12 +137,12 @@ impl Cache {
         tenant: TenantId,
         content: Digest,
     ) -> Result<Rc<Assets>, AssetsError> {
-        if let Some(assets) = self.indexes.borrow_mut().get(&(tenant, content)) {
+        if let Some(assets) = self.held(tenant, content) {
             return Ok(assets);
         }
         // Who asks for the same meanwhile finds it afterwards; many at once would each hold a copy.
         let _turn = self.turns.acquire().await.map_err(|_| AssetsError::Gone)?;
-        if let Some(assets) = self.indexes.borrow_mut().get(&(tenant, content)) {
+        if let Some(assets) = self.held(tenant, content) {
             return Ok(assets);
         }
         // Up to 4 MiB of JSON: away from the core, where others would wait for it.
@@ -157,9 +162,14 @@ impl Cache {
         Ok(assets)
     }
 
-    /// The bytes of a chunk, from memory where they are held there.
+    /// The bytes of a chunk, where memory holds them.
+    pub(crate) fn held_chunk(&self, tenant: TenantId, digest: Digest) -> Option<Bytes> {
+        self.files.borrow_mut().get(&(tenant, digest))
+    }
+
+    /// The bytes of a chunk, read where they aren't held.
     pub(crate) async fn chunk(&self, chunks: &Chunks, tenant: TenantId, digest: Digest) -> Result<Bytes, AssetsError> {
-        if let Some(bytes) = self.files.borrow_mut().get(&(tenant, digest)) {
+        if let Some(bytes) = self.held_chunk(tenant, digest) {
             return Ok(bytes);
         }
         let bytes = self.lent.chunk((tenant, digest), read(chunks, tenant, digest)).await?;

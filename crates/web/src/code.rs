@@ -11,17 +11,19 @@ use base::limits::{
     INSTANCES_PER_TENANT_MAX, REQUEST_BODY_BYTES_MAX, TRANSFER_BYTES_PER_SECOND_MIN, WAITING_PER_PLACE_MAX,
 };
 use base::{AppId, Digest, Name, ReleaseNo, TenantId, chain};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use persist::{Line, Logs};
 use sandbox::{BodyError, Cell, Fault, LoadError, Program, Reuse, Stream, Visit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::answer::{Body, Page};
 use crate::assets;
-use crate::front::{Core, Unread};
+use crate::front::Core;
 use crate::listen;
+use crate::observe::IdText;
 use crate::observe::Mark;
 use crate::router::{Code, Site};
 use crate::upload::{Cut, Fate, Upload};
@@ -119,8 +121,8 @@ pub(crate) async fn answer(
     site: &Arc<Site>,
     code: &Code,
     component: Digest,
-    request: Request<Unread<'_>>,
-    id: &Arc<str>,
+    request: &mut Request<Option<Incoming>>,
+    id: &IdText,
 ) -> Response<Body> {
     let cell = code.cell.get_or_init(|| Arc::new(cell(core, site, code)));
     if request.body().as_ref().is_some_and(|body| body.size_hint().lower() > REQUEST_BODY_BYTES_MAX) {
@@ -154,11 +156,11 @@ pub(crate) async fn answer(
         Ok(program) => program,
         Err(why) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, "This app can't be started.", &why),
     };
-    let visit = Visit { request: Arc::clone(id), core: core.number, permit: Some(Box::new((place, share))) };
+    let visit = Visit { request: Arc::from(&**id), core: core.number, permit: Some(Box::new((place, share))) };
     let head_only = *request.method() == Method::HEAD;
     let shares_its_domain = request.uri().host().is_some_and(|host| core.cloud.is_own(host));
-    let (parts, body) = request.into_parts();
-    let body = body.take().filter(|body| !body.is_end_stream()).map(Upload::new);
+    let (parts, body) = std::mem::take(request).into_parts();
+    let body = body.filter(|body| !body.is_end_stream()).map(Upload::new);
     let fate = body.as_ref().map(Upload::fate);
     let body = body.map(|body| body.map_err(body_error).boxed_unsync());
     let request = Request::from_parts(parts, body.unwrap_or_default());
@@ -297,22 +299,36 @@ fn unavailable(mut answer: Response<Body>) -> Response<Body> {
 
 /// A guest speaks of its answer, not of the connection.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    const NAMES: [&str; 7] =
-        ["connection", "transfer-encoding", "upgrade", "te", "trailer", "keep-alive", "proxy-connection"];
+    const NAMES: [HeaderName; 7] = [
+        header::CONNECTION,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+        header::TE,
+        header::TRAILER,
+        HeaderName::from_static("keep-alive"),
+        HeaderName::from_static("proxy-connection"),
+    ];
     // Hardly any answer has one, and looking at the few fields that it has is cheaper than looking for each of these.
-    if headers.keys().any(|name| NAMES.contains(&name.as_str())) {
+    if headers.keys().any(|name| NAMES.contains(name)) {
         for name in NAMES {
             headers.remove(name);
         }
     }
 }
 
+const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
+
 /// Within the cloud's own domain a cookie stays at the host that set it. With `Domain` an app could put one into
 /// every other tenant's app, and none of them could tell. Scripts in a page still can, until browsers
 /// know the domain for a public suffix. `Clear-Site-Data` goes: of cookies it clears those of the whole domain, every
 /// tenant's, for whoever visits one app.
 fn keep_cookies_at_home(headers: &mut HeaderMap) {
-    headers.remove("clear-site-data");
+    if headers.contains_key(CLEAR_SITE_DATA) {
+        headers.remove(CLEAR_SITE_DATA);
+    }
+    if !headers.contains_key(header::SET_COOKIE) {
+        return;
+    }
     let is_domain = |attribute: &[u8]| {
         let name = attribute.split(|byte| *byte == b'=').next().unwrap_or_default();
         name.trim_ascii().eq_ignore_ascii_case(b"domain")

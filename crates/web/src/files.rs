@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use state::manifest::StaticFolder;
 
 use crate::answer::{Body, BodyError, Page, redirect};
-use crate::assets::{AssetsError, Files, Prepared, Representation};
+use crate::assets::{AssetsError, Files, Prepared};
 use crate::front::Core;
 use crate::router::{Folder, Site};
 use asked::{Chosen, Condition, choose, condition, range};
@@ -45,22 +45,32 @@ pub(crate) struct Asked<'a> {
     pub request: &'a str,
 }
 
+/// An answer whose bytes are to be read first.
+pub(crate) struct Unread {
+    answer: Response<Body>,
+    tenant: TenantId,
+    chunk: Chunk,
+    part: Range<u64>,
+    /// What it is called, for the box's log.
+    path: Box<str>,
+}
+
 /// Answers from a static folder.
-pub(crate) async fn answer(core: &Rc<Core>, asked: Asked<'_>) -> Response<Body> {
+pub(crate) fn answer(core: &Rc<Core>, asked: &Asked<'_>) -> Result<Response<Body>, Box<Unread>> {
     if asked.method != Method::GET && asked.method != Method::HEAD {
         let page =
             Page { status: StatusCode::METHOD_NOT_ALLOWED, said: "A file can only be read.", help: "Use GET or HEAD." };
         let mut answer = page.answer(asked.request);
         answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return answer;
+        return Ok(answer);
     }
     let below = &asked.path[asked.below..];
     match meaning(asked.files, &asked.folder.settings, below) {
         // `/docs` becomes `/docs/`: relative links of its page would otherwise lead out of it.
-        Meaning::File(..) if asked.below > 0 && below.is_empty() => elsewhere(&asked, "/"),
-        Meaning::File(path, file, status) => send(core, &asked, path, file, status).await,
-        Meaning::Elsewhere(end) => elsewhere(&asked, &end),
-        Meaning::Nothing => nothing(asked.request),
+        Meaning::File(..) if asked.below > 0 && below.is_empty() => Ok(elsewhere(asked, "/")),
+        Meaning::File(path, file, status) => send(core, asked, path, file, status),
+        Meaning::Elsewhere(end) => Ok(elsewhere(asked, &end)),
+        Meaning::Nothing => Ok(nothing(asked.request)),
     }
 }
 
@@ -79,11 +89,17 @@ fn nothing(request: &str) -> Response<Body> {
     page.answer(request)
 }
 
-async fn send(core: &Rc<Core>, asked: &Asked<'_>, path: &str, file: &Prepared, status: StatusCode) -> Response<Body> {
+fn send(
+    core: &Rc<Core>,
+    asked: &Asked<'_>,
+    path: &str,
+    file: &Prepared,
+    status: StatusCode,
+) -> Result<Response<Body>, Box<Unread>> {
     let (encoding, sent) = match choose(file, asked.headers) {
         Chosen::Plain(plain) => (None, plain),
         Chosen::Encoded(encoding, encoded) => (Some(encoding), encoded),
-        Chosen::Nothing => return unacceptable(asked.request),
+        Chosen::Nothing => return Ok(unacceptable(asked.request)),
     };
     let mut answer = Response::new(Body::empty());
     let headers = answer.headers_mut();
@@ -104,8 +120,8 @@ async fn send(core: &Rc<Core>, asked: &Asked<'_>, path: &str, file: &Prepared, s
         answer.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         match condition(asked.headers, &sent.etag) {
             Condition::Send => {}
-            Condition::NotModified => return bare(answer, StatusCode::NOT_MODIFIED),
-            Condition::Failed => return bare(answer, StatusCode::PRECONDITION_FAILED),
+            Condition::NotModified => return Ok(bare(answer, StatusCode::NOT_MODIFIED)),
+            Condition::Failed => return Ok(bare(answer, StatusCode::PRECONDITION_FAILED)),
         }
         // RFC 9110, 14.2: a range is asked of GET alone.
         let wanted = if asked.method == Method::GET { range(asked.headers, sent.size, &sent.etag) } else { None };
@@ -115,19 +131,36 @@ async fn send(core: &Rc<Core>, asked: &Asked<'_>, path: &str, file: &Prepared, s
                 Err(()) => format!("bytes */{}", sent.size),
             };
             answer.headers_mut().insert(header::CONTENT_RANGE, HeaderValue::try_from(shown).expect("digits"));
-            let Ok(range) = wanted else { return bare(answer, StatusCode::RANGE_NOT_SATISFIABLE) };
+            let Ok(range) = wanted else { return Ok(bare(answer, StatusCode::RANGE_NOT_SATISFIABLE)) };
             *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
             part = range;
         }
     }
     if asked.method == Method::HEAD {
         answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(sent.size));
-        return answer;
+        return Ok(answer);
     }
-    match body(core, asked.site.tenant, sent, part).await {
-        Ok(body) => *answer.body_mut() = body,
-        Err(error) if matches!(error.downcast_ref(), Some(AssetsError::NoRoom)) => return crowded(asked.request),
-        Err(error) => return unreadable(asked.request, path, &error),
+    let tenant = asked.site.tenant;
+    *answer.body_mut() = match &*sent.chunks {
+        [only] => match core.assets.held_chunk(tenant, only.digest) {
+            Some(bytes) => match cut(&bytes, &part) {
+                Ok(bytes) => bytes.into(),
+                Err(error) => return Ok(unreadable(asked.request, path, &error)),
+            },
+            None => return Err(Box::new(Unread { answer, tenant, chunk: only.clone(), part, path: path.into() })),
+        },
+        chunks => pieces(core, tenant, chunks, &part),
+    };
+    Ok(answer)
+}
+
+/// Reads what an answer needs, and gives it.
+pub(crate) async fn read(core: &Core, unread: Unread, request: &str) -> Response<Body> {
+    let Unread { mut answer, tenant, chunk, part, path } = unread;
+    match read_chunk(core, tenant, &chunk, part).await {
+        Ok(bytes) => *answer.body_mut() = bytes.into(),
+        Err(error) if matches!(error.downcast_ref(), Some(AssetsError::NoRoom)) => return crowded(request),
+        Err(error) => return unreadable(request, &path, &error),
     }
     answer
 }
@@ -173,14 +206,11 @@ fn unreadable(request: &str, path: &str, error: &BodyError) -> Response<Body> {
     page.answer(request)
 }
 
-/// The part of a file that was asked for. One chunk comes from memory; more are read as they are sent.
-async fn body(core: &Rc<Core>, tenant: TenantId, file: &Representation, range: Range<u64>) -> Result<Body, BodyError> {
-    if let [only] = &*file.chunks {
-        return Ok(read(core, tenant, only, range).await?.into());
-    }
+/// The part of a file of many chunks that was asked for: they are read as they are sent.
+fn pieces(core: &Rc<Core>, tenant: TenantId, chunks: &[Chunk], range: &Range<u64>) -> Body {
     let mut pieces = Vec::new();
     let mut start = 0;
-    for chunk in &file.chunks {
+    for chunk in chunks {
         let (from, to) = (range.start.max(start), range.end.min(start + chunk.size));
         if from < to {
             pieces.push((chunk.clone(), from - start..to - start));
@@ -188,21 +218,24 @@ async fn body(core: &Rc<Core>, tenant: TenantId, file: &Representation, range: R
         start += chunk.size;
     }
     if pieces.is_empty() {
-        return Ok(Body::empty());
+        return Body::empty();
     }
     let core = Rc::clone(core);
     let bytes = stream::unfold(pieces.into_iter(), move |mut pieces| {
         let core = Rc::clone(&core);
         async move {
             let (chunk, part) = pieces.next()?;
-            Some((read(&core, tenant, &chunk, part).await, pieces))
+            Some((read_chunk(&core, tenant, &chunk, part).await, pieces))
         }
     });
-    Ok(Body::Counted { bytes: Box::pin(bytes), left: range.end - range.start })
+    Body::Counted { bytes: Box::pin(bytes), left: range.end - range.start }
 }
 
-async fn read(core: &Core, tenant: TenantId, chunk: &Chunk, part: Range<u64>) -> Result<Bytes, BodyError> {
-    let bytes = core.assets.chunk(&core.cloud.store.chunks, tenant, chunk.digest).await?;
+async fn read_chunk(core: &Core, tenant: TenantId, chunk: &Chunk, part: Range<u64>) -> Result<Bytes, BodyError> {
+    cut(&core.assets.chunk(&core.cloud.store.chunks, tenant, chunk.digest).await?, &part)
+}
+
+fn cut(bytes: &Bytes, part: &Range<u64>) -> Result<Bytes, BodyError> {
     let part = usize::try_from(part.start)?..usize::try_from(part.end)?;
     if part.end > bytes.len() {
         return Err("a chunk is shorter than the index says".into());

@@ -1,30 +1,42 @@
 //! One request, from its parsed head to its answer.
+//!
+//! Most answers are there at once: a file of which the core has the bytes, a page of the box's own. They are made in one
+//! go, without a future that would be moved from hand to hand ([`Visit::route`]). What has to be waited for is told by
+//! [`Wait`], and only then a [`Visit`] is put into a future of its own ([`Visit::later`]).
 
-use std::cell::RefCell;
+mod head;
+
+use std::cell::{OnceCell, RefCell};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
-use base::limits::{HEADER_FIELDS_MAX, REFUSED_BODY_BYTES_MAX, REFUSED_BODY_TIME_MAX, URL_BYTES_MAX};
-use base::{Timestamp, chain};
+use base::limits::{REFUSED_BODY_BYTES_MAX, REFUSED_BODY_TIME_MAX, URL_BYTES_MAX};
+use base::{Digest, Timestamp, chain};
 use bytes::Bytes;
-use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 
-use crate::answer::{Body, Page, Served, redirect};
+use crate::answer::{Body, Page, redirect};
 use crate::assets;
 use crate::cloud::Cloud;
 use crate::code::{self, Buckets};
-use crate::observe::{Observer, Seen};
+use crate::observe::{IdText, Observer, Seen};
 use crate::router::{Router, Site, SiteRoute, SiteTarget};
-use crate::turns::{Turns, Whose};
-use crate::{files, gate, manage, rules};
+use crate::rules::{self, Matched};
+use crate::throttle::Quota;
+use crate::turns::{Turns, Whose, others_first};
+use crate::{files, gate, manage};
+use head::{Host, REQUEST_ID};
 
 /// What one core holds.
 pub(crate) struct Core {
@@ -35,17 +47,66 @@ pub(crate) struct Core {
     pub buckets: Arc<Buckets>,
     pub observer: Rc<Observer>,
     pub turns: Rc<Turns>,
-    router: RefCell<Cache<Arc<ArcSwap<Router>>, Arc<Router>>>,
+    sites: RefCell<Sites>,
 }
 
-/// A request's body, for whoever wants it to take.
-pub(crate) type Unread<'a> = &'a mut Option<Incoming>;
+/// A site, as a core has it: to hand it on costs no write to a cache line that other cores want too.
+pub(crate) struct Here(Arc<Site>);
+
+impl Deref for Here {
+    type Target = Arc<Site>;
+
+    fn deref(&self) -> &Arc<Site> {
+        &self.0
+    }
+}
+
+/// The sites that a core was asked for since the router changed.
+struct Sites {
+    router: Cache<Arc<ArcSwap<Router>>, Arc<Router>>,
+    /// The router that they are of.
+    of: Arc<Router>,
+    known: HashMap<Box<str>, Rc<Here>>,
+}
+
+impl Sites {
+    fn new(router: &Arc<ArcSwap<Router>>) -> Self {
+        Self { router: Cache::new(Arc::clone(router)), of: router.load_full(), known: HashMap::new() }
+    }
+
+    fn of_host(&mut self, host: &str) -> Option<Rc<Here>> {
+        let router = self.router.load();
+        if !Arc::ptr_eq(router, &self.of) {
+            self.of = Arc::clone(router);
+            self.known.clear();
+        }
+        if let Some(known) = self.known.get(host) {
+            return Some(Rc::clone(known));
+        }
+        let here = Rc::new(Here(Arc::clone(self.of.site(host)?)));
+        self.known.insert(host.into(), Rc::clone(&here));
+        Some(here)
+    }
+}
 
 /// Where a connection came from, and how.
-#[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub address: SocketAddr,
     pub scheme: Scheme,
+    /// The host that was asked for last.
+    last_host: RefCell<Option<Rc<Host>>>,
+    /// Its address as apps are told it, since the first was.
+    told: OnceCell<HeaderValue>,
+}
+
+impl Peer {
+    pub(crate) fn new(address: SocketAddr, scheme: Scheme) -> Self {
+        Self { address, scheme, last_host: RefCell::default(), told: OnceCell::new() }
+    }
+
+    fn client(&self) -> HeaderValue {
+        self.told.get_or_init(|| head::client(self.address.ip())).clone()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,39 +114,338 @@ pub(crate) enum Scheme {
     Plain,
     /// With the name that the visitor asked for in the handshake.
     Tls {
-        name: Option<Arc<str>>,
+        name: Option<Box<str>>,
     },
 }
 
 impl Core {
     /// Must be called on the core's `LocalSet`.
     pub(crate) fn new(number: usize, cloud: Arc<Cloud>, turns: Rc<Turns>) -> Result<Self, getrandom::Error> {
-        let router = RefCell::new(Cache::new(Arc::clone(&cloud.router)));
+        let sites = RefCell::new(Sites::new(&cloud.router));
         let buckets = Arc::new(Buckets(cloud.store.databases.clone()));
         let observer = Rc::new(Observer::new(number, &cloud)?);
-        Ok(Self { number, cloud, assets: assets::Cache::new(), buckets, observer, turns, router })
-    }
-
-    fn router(&self) -> Arc<Router> {
-        Arc::clone(self.router.borrow_mut().load())
+        Ok(Self { number, cloud, assets: assets::Cache::new(), buckets, observer, turns, sites })
     }
 }
 
-/// Answers one request. It never fails: what goes wrong is an answer too.
-pub(crate) async fn serve(core: Rc<Core>, peer: Peer, request: Request<Incoming>) -> Served {
-    let router = core.router();
-    let mut seen = core.observer.begin(&request);
-    let (parts, body) = request.into_parts();
-    let mut unread = Some(body);
-    let mut answer = route(&core, &router, &peer, Request::from_parts(parts, &mut unread), &mut seen).await;
-    if let Some(body) = unread.filter(|body| !body.is_end_stream()) {
-        discard(body).await;
+/// The answer to one request, when others that can go on have done so. It never fails: what goes wrong is an answer too.
+pub(crate) enum Serving {
+    /// It is there. The core's others come first, once ([`Turns::answer_soon`]).
+    Made(Rc<Core>, Response<Body>),
+    Ready(Response<Body>),
+    Waits(Pin<Box<dyn Future<Output = Response<Body>>>>),
+    Done,
+}
+
+/// Begins to answer a request.
+pub(crate) fn serve(core: &Rc<Core>, peer: &Rc<Peer>, request: Request<Incoming>) -> Serving {
+    let request = request.map(Some);
+    let seen = core.observer.begin(&request, core.turns.begun());
+    let mut visit = Visit { core: Rc::clone(core), peer: Rc::clone(peer), request, seen, host: None, site: None };
+    match visit.route() {
+        Ok(answer) if visit.has_read_all() => Serving::Made(Rc::clone(core), visit.end(answer)),
+        Ok(answer) => Serving::Waits(Box::pin(visit.discard(answer))),
+        Err(wait) => Serving::Waits(Box::pin(visit.later(wait))),
     }
-    let id = HeaderValue::from_str(&seen.id.text).expect("hexadecimal digits");
-    answer.headers_mut().insert("x-request-id", id);
-    let answer = core.observer.answered(seen, answer);
-    core.turns.answer_soon().await;
-    Ok(answer)
+}
+
+impl Future for Serving {
+    type Output = Response<Body>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<Body>> {
+        match std::mem::replace(&mut *self, Self::Done) {
+            Self::Made(core, answer) => {
+                core.turns.answers_soon();
+                *self = Self::Ready(answer);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Self::Ready(answer) => Poll::Ready(answer),
+            Self::Waits(mut later) => {
+                let polled = later.as_mut().poll(cx);
+                if polled.is_pending() {
+                    *self = Self::Waits(later);
+                }
+                polled
+            }
+            Self::Done => unreachable!("an answer is asked for until it is there, and no longer"),
+        }
+    }
+}
+
+/// One request on its way.
+struct Visit {
+    core: Rc<Core>,
+    peer: Rc<Peer>,
+    /// Its body, until somebody takes it.
+    request: Request<Option<Incoming>>,
+    seen: Seen,
+    host: Option<Rc<Host>>,
+    site: Option<At>,
+}
+
+/// Where a request is in a site.
+struct At {
+    site: Rc<Here>,
+    /// The number of its route, if it has one.
+    route: Option<usize>,
+    /// What was told by its throttles, and the manifest's rules that are about it: once it has passed.
+    passed: Option<(Quota, Matched)>,
+}
+
+/// What an answer waits for.
+enum Wait {
+    /// The API's answer.
+    Api,
+    /// Others have their turns.
+    Turn,
+    /// The index of the release is read.
+    Assets,
+    /// The bytes of a file are.
+    File(Box<files::Unread>),
+    /// An instance answers.
+    Code(Digest),
+}
+
+type Step = Result<Response<Body>, Wait>;
+
+impl Visit {
+    fn id(&self) -> &IdText {
+        &self.seen.id.text
+    }
+
+    /// Has nobody left any of the body on the wire?
+    fn has_read_all(&self) -> bool {
+        self.request.body().as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn page(&self, status: StatusCode, said: &str, help: &str) -> Response<Body> {
+        Page { status, said, help }.answer(self.id())
+    }
+
+    /// An answer with which the connection ends, over HTTP/1.1. Whatever stands behind a request that was refused for its
+    /// form may be a part of it.
+    fn last(&self, mut answer: Response<Body>) -> Response<Body> {
+        if self.request.version() < http::Version::HTTP_2 {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
+    }
+
+    /// What goes on once something has been waited for.
+    async fn later(mut self, mut wait: Wait) -> Response<Body> {
+        let answer = loop {
+            let step = match wait {
+                Wait::Api => {
+                    others_first().await;
+                    Ok(manage::serve(&self.core, &mut self.request, &self.seen.id.text).await)
+                }
+                Wait::Turn => {
+                    others_first().await;
+                    self.enter()
+                }
+                Wait::Assets => self.read_assets().await,
+                Wait::File(unread) => Ok(files::read(&self.core, *unread, self.id()).await),
+                Wait::Code(component) => Ok(self.run(component).await),
+            };
+            match step {
+                Ok(answer) => break answer,
+                Err(next) => wait = next,
+            }
+        };
+        self.discard(answer).await
+    }
+
+    /// Ends the visit when what nobody wants of its body is off the wire.
+    async fn discard(mut self, answer: Response<Body>) -> Response<Body> {
+        if let Some(body) = self.request.body_mut().take().filter(|body| !body.is_end_stream()) {
+            discard(body).await;
+        }
+        let core = Rc::clone(&self.core);
+        let answer = self.end(answer);
+        core.turns.answer_soon().await;
+        answer
+    }
+
+    /// Lays over the answer what every one of the site's has, and counts it.
+    fn end(self, mut answer: Response<Body>) -> Response<Body> {
+        if let Some(At { site, passed: Some((quota, matched)), .. }) = self.site {
+            rules::apply(&site, matched, &mut answer);
+            quota.tell(answer.headers_mut());
+        }
+        answer.headers_mut().insert(REQUEST_ID, self.seen.id.text.header());
+        self.core.observer.answered(self.seen, &mut answer);
+        answer
+    }
+
+    /// Finds out whom the request is for.
+    fn route(&mut self) -> Step {
+        let core = Rc::clone(&self.core);
+        if core.cloud.is_draining() {
+            let mut answer =
+                self.page(StatusCode::SERVICE_UNAVAILABLE, "This box is going down.", "Try again in a moment.");
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+            return Ok(self.last(answer));
+        }
+        let url_bytes = self.request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+        if url_bytes > URL_BYTES_MAX {
+            let help = format!("It has {url_bytes} bytes, and {URL_BYTES_MAX} are the most.");
+            return Ok(self.page(StatusCode::URI_TOO_LONG, "The address is too long.", &help));
+        }
+        if let Some(page) = head::fault(&self.request) {
+            return Ok(self.last(page.answer(self.id())));
+        }
+        let Some(host) = self.peer.host(&self.request) else {
+            let help = "Send one Host header with the name of the site, and no other one in its place.";
+            let said = "The request names no host, or two.";
+            return Ok(self.last(self.page(StatusCode::BAD_REQUEST, said, help)));
+        };
+        if let Scheme::Tls { name: Some(name) } = &self.peer.scheme
+            && *name != host.name
+        {
+            let said = "The connection was made for another host.";
+            return Ok(self.page(StatusCode::MISDIRECTED_REQUEST, said, "Open a new connection for this host."));
+        }
+        if self.peer.scheme == Scheme::Plain && !core.cloud.settings.serve_plain {
+            return Ok(self.to_tls(&host));
+        }
+        if is_api(&core, &self.peer, &host.name) {
+            self.seen.enter_api();
+            let _ = core.turns.works_for(Whose::House);
+            return Err(Wait::Api);
+        }
+        if *self.request.method() == Method::CONNECT {
+            // A 2xx to it would turn the connection into a tunnel, with nothing at its other end.
+            let answer = self.page(StatusCode::NOT_IMPLEMENTED, "This is no proxy.", "Send a request to a site.");
+            return Ok(self.last(answer));
+        }
+        let Some(site) = core.sites.borrow_mut().of_host(&host.name) else {
+            let said = format!("No app answers at {}.", host.name);
+            return Ok(self.page(StatusCode::NOT_FOUND, &said, "Check the address."));
+        };
+        core.observer.enter(&mut self.seen, &site, self.peer.address.ip(), &self.request);
+        let whose = Whose::Tenant(site.tenant);
+        self.host = Some(host);
+        self.site = Some(At { site, route: None, passed: None });
+        if core.turns.works_for(whose) { Err(Wait::Turn) } else { self.enter() }
+    }
+
+    fn to_tls(&self, host: &Host) -> Response<Body> {
+        let port = match self.core.cloud.settings.tls.port() {
+            443 => String::new(),
+            port => format!(":{port}"),
+        };
+        let path = self.request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let to = format!("https://{}{port}{path}", host.name);
+        redirect(StatusCode::PERMANENT_REDIRECT, &to)
+            .unwrap_or_else(|| self.page(StatusCode::BAD_REQUEST, "The address can't be read.", "Use https."))
+    }
+
+    fn at(&mut self) -> &mut At {
+        self.site.as_mut().expect("the site is known from here on")
+    }
+
+    /// Past the gate and the throttles, and to where the manifest's redirects lead.
+    fn enter(&mut self) -> Step {
+        let site = Rc::clone(&self.at().site);
+        if !site.public {
+            // What opens a private stage must not cross a network in the clear.
+            if self.peer.scheme == Scheme::Plain {
+                let host = self.host.as_ref().expect("its site was found by it");
+                return Ok(self.to_tls(host));
+            }
+            let now: Timestamp = SystemTime::now().into();
+            if let Err(answer) = gate::check(&site, &self.core.cloud.record(), now, &self.request, self.id()) {
+                return Ok(*answer);
+            }
+        }
+        let path = self.request.uri().path();
+        let route = site.route(path);
+        let limits = route.map_or(&site.limits, |route| &site.routes[route].limits);
+        let quota = match limits.admit(&self.core.cloud.throttles, self.peer.address.ip()) {
+            Ok(quota) => quota,
+            Err(too_many) => return Ok(too_many.answer(self.id())),
+        };
+        let matched = rules::matching(&site, path);
+        let at = self.at();
+        at.route = route;
+        at.passed = Some((quota, matched));
+        if let Some(answer) = rules::redirect(&site, self.request.uri()) {
+            return Ok(answer);
+        }
+        if route.is_none() {
+            return Ok(self.page(
+                StatusCode::NOT_FOUND,
+                "There is nothing here.",
+                "The app has no route for this path.",
+            ));
+        }
+        match self.core.assets.held(site.tenant, site.content) {
+            Some(assets) => self.answer_from(&assets),
+            None => Err(Wait::Assets),
+        }
+    }
+
+    async fn read_assets(&mut self) -> Step {
+        let site = Rc::clone(&self.at().site);
+        match self.core.assets.assets(&self.core.cloud.store.chunks, site.tenant, site.content).await {
+            Ok(assets) => self.answer_from(&assets),
+            Err(error) => Ok(self.unreadable(&site, &chain(&error))),
+        }
+    }
+
+    fn answer_from(&mut self, assets: &assets::Assets) -> Step {
+        gate::strip(self.request.headers_mut());
+        let At { site, route, .. } = self.site.as_ref().expect("the site is known from here on");
+        let SiteRoute { prefix, target, .. } = &site.routes[route.expect("it has one by now")];
+        match target {
+            SiteTarget::Static(folder) => {
+                let Some(files) = assets.statics.get(&folder.name) else {
+                    return Ok(self.unreadable(site, "a static folder is missing"));
+                };
+                let asked = files::Asked {
+                    site,
+                    files,
+                    folder,
+                    path: self.request.uri().path(),
+                    below: prefix.len(),
+                    query: self.request.uri().query(),
+                    method: self.request.method(),
+                    headers: self.request.headers(),
+                    request: self.id(),
+                };
+                files::answer(&self.core, &asked).map_err(Wait::File)
+            }
+            SiteTarget::Component(code) => {
+                let Some(component) = assets.components.get(&code.name) else {
+                    return Ok(self.unreadable(site, "a component is missing"));
+                };
+                if head::asks_for_websocket(self.request.headers()) {
+                    let help = "Ask with plain requests; events from the app come as server-sent events.";
+                    return Ok(self.page(StatusCode::NOT_IMPLEMENTED, "Apps here don't speak WebSocket.", help));
+                }
+                Err(Wait::Code(*component))
+            }
+        }
+    }
+
+    async fn run(&mut self, component: Digest) -> Response<Body> {
+        let Self { core, peer, request, seen, host, site } = self;
+        let At { site, route, .. } = site.as_ref().expect("the site is known from here on");
+        let SiteTarget::Component(code) = &site.routes[route.expect("it has one by now")].target else {
+            unreachable!("only a component is waited for so");
+        };
+        let host = host.as_ref().expect("its site was found by it");
+        head::forwarded(peer, &host.authority, request, seen.id.text.header());
+        core.observer.hand_on(seen, request.headers_mut());
+        code::answer(core, site, code, component, request, &seen.id.text).await
+    }
+
+    fn unreadable(&self, site: &Site, why: &str) -> Response<Body> {
+        tracing::error!(request = &**self.id(), app = %site.name, stage = %site.stage, release = %site.release, "the release can't be read: {why}");
+        let help = "Try again; if it stays, tell whoever runs the site.";
+        self.page(StatusCode::INTERNAL_SERVER_ERROR, "This app can't be read just now.", help)
+    }
 }
 
 /// Takes a body that nobody wants off the wire, while it is small: a client that still sends may miss its answer.
@@ -103,318 +463,8 @@ async fn discard(mut body: Incoming) {
     let _ = tokio::time::timeout(REFUSED_BODY_TIME_MAX, read).await;
 }
 
-async fn route<'r>(
-    core: &Rc<Core>,
-    router: &'r Router,
-    peer: &Peer,
-    request: Request<Unread<'_>>,
-    seen: &mut Seen<'r>,
-) -> Response<Body> {
-    let id = &Arc::clone(&seen.id.text);
-    if core.cloud.is_draining() {
-        return draining(request.version(), id);
-    }
-    let url_bytes = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
-    if url_bytes > URL_BYTES_MAX {
-        let help = format!("It has {url_bytes} bytes, and {URL_BYTES_MAX} are the most.");
-        return Page { status: StatusCode::URI_TOO_LONG, said: "The address is too long.", help: &help }.answer(id);
-    }
-    if let Some(page) = head_fault(&request) {
-        return last(page.answer(id), request.version());
-    }
-    let Some(authority) = authority(&request) else {
-        let help = "Send one Host header with the name of the site, and no other one in its place.";
-        let page = Page { status: StatusCode::BAD_REQUEST, said: "The request names no host, or two.", help };
-        return last(page.answer(id), request.version());
-    };
-    let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
-    if let Scheme::Tls { name: Some(name) } = &peer.scheme
-        && **name != *host
-    {
-        let help = "Open a new connection for this host.";
-        let said = "The connection was made for another host.";
-        return Page { status: StatusCode::MISDIRECTED_REQUEST, said, help }.answer(id);
-    }
-    if peer.scheme == Scheme::Plain && !core.cloud.settings.serve_plain {
-        return to_tls(core, &host, &request, id);
-    }
-    if is_api(core, peer, &host) {
-        seen.enter_api();
-        core.turns.work_for(Whose::House).await;
-        // In a place of its own, as a component's answer is: what a file's answer doesn't need isn't moved along with it.
-        return Box::pin(manage::serve(core, request, id)).await;
-    }
-    if *request.method() == Method::CONNECT {
-        // A 2xx to it would turn the connection into a tunnel, with nothing at its other end.
-        let page =
-            Page { status: StatusCode::NOT_IMPLEMENTED, said: "This is no proxy.", help: "Send a request to a site." };
-        return last(page.answer(id), request.version());
-    }
-    let Some(site) = router.site(&host) else {
-        let said = format!("No app answers at {host}.");
-        return Page { status: StatusCode::NOT_FOUND, said: &said, help: "Check the address." }.answer(id);
-    };
-    core.observer.enter(seen, site, peer.address.ip(), &request);
-    core.turns.work_for(Whose::Tenant(site.tenant)).await;
-    if !site.public {
-        // What opens a private stage must not cross a network in the clear.
-        if peer.scheme == Scheme::Plain {
-            return to_tls(core, &host, &request, id);
-        }
-        let now: Timestamp = SystemTime::now().into();
-        if let Err(answer) = gate::check(site, &core.cloud.record(), now, &request, id) {
-            return *answer;
-        }
-    }
-    site_answer(core, peer, site, &authority, request, seen).await
-}
-
-/// What is wrong with a head that the parsers of both protocols let pass.
-fn head_fault(request: &Request<Unread<'_>>) -> Option<Page<'static>> {
-    if request.headers().len() > HEADER_FIELDS_MAX {
-        let said = "The request has too many header fields.";
-        let help = "Send fewer: cookies of other sites on this domain may be among them.";
-        return Some(Page { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, said, help });
-    }
-    let is_open = request.body().as_ref().is_some_and(|body| !body.is_end_stream());
-    let coding = request.headers().get(header::TRANSFER_ENCODING).filter(|_| is_open)?;
-    // RFC 9112, 6.1. An app would be given what is still packed, and take it for the body.
-    (!coding.as_bytes().eq_ignore_ascii_case(b"chunked")).then_some(Page {
-        status: StatusCode::NOT_IMPLEMENTED,
-        said: "The request comes in a transfer coding that is not known here.",
-        help: "Send it in chunks, or with its length.",
-    })
-}
-
-/// Apps answer requests; there is no interface yet by which one could be given the connection (docs/decisions/0011).
-fn asks_for_websocket(headers: &HeaderMap) -> bool {
-    headers.get(header::UPGRADE).is_some_and(|wanted| wanted.as_bytes().eq_ignore_ascii_case(b"websocket"))
-}
-
 /// The API speaks over TLS only: a token must not cross a network in the clear, even where apps may be served so.
 fn is_api(core: &Core, peer: &Peer, host: &str) -> bool {
-    let by_address = host.parse::<IpAddr>().is_ok() || host.starts_with('[');
-    peer.scheme != Scheme::Plain && (by_address || host == core.cloud.api_host())
-}
-
-/// What a site answers: throttled, perhaps sent elsewhere, and with the manifest's fields.
-async fn site_answer(
-    core: &Rc<Core>,
-    peer: &Peer,
-    site: &Arc<Site>,
-    authority: &Authority,
-    request: Request<Unread<'_>>,
-    seen: &Seen<'_>,
-) -> Response<Body> {
-    let id = &seen.id.text;
-    let path = request.uri().path();
-    let route = site.route(path);
-    let limits = route.map_or(&site.limits, |route| &route.limits);
-    let quota = match limits.admit(&core.cloud.throttles, peer.address.ip()) {
-        Ok(quota) => quota,
-        Err(too_many) => return too_many.answer(id),
-    };
-    let matched = rules::matching(site, path);
-    let mut answer = match (rules::redirect(site, request.uri()), route) {
-        (Some(answer), _) => answer,
-        (None, Some(route)) => route_answer(core, peer, site, route, authority, request, seen).await,
-        (None, None) => {
-            let help = "The app has no route for this path.";
-            Page { status: StatusCode::NOT_FOUND, said: "There is nothing here.", help }.answer(id)
-        }
-    };
-    rules::apply(site, matched, &mut answer);
-    quota.tell(answer.headers_mut());
-    answer
-}
-
-async fn route_answer(
-    core: &Rc<Core>,
-    peer: &Peer,
-    site: &Arc<Site>,
-    route: &SiteRoute,
-    authority: &Authority,
-    mut request: Request<Unread<'_>>,
-    seen: &Seen<'_>,
-) -> Response<Body> {
-    let id = &seen.id.text;
-    let assets = match core.assets.assets(&core.cloud.store.chunks, site.tenant, site.content).await {
-        Ok(assets) => assets,
-        Err(error) => return unreadable(site, &chain(&error), id),
-    };
-    gate::strip(request.headers_mut());
-    match &route.target {
-        SiteTarget::Static(folder) => {
-            let Some(files) = assets.statics.get(&folder.name) else {
-                return unreadable(site, "a static folder is missing", id);
-            };
-            let asked = files::Asked {
-                site,
-                files,
-                folder,
-                path: request.uri().path(),
-                below: route.prefix.len(),
-                query: request.uri().query(),
-                method: request.method(),
-                headers: request.headers(),
-                request: id,
-            };
-            files::answer(core, asked).await
-        }
-        SiteTarget::Component(code) => {
-            let Some(component) = assets.components.get(&code.name) else {
-                return unreadable(site, "a component is missing", id);
-            };
-            if asks_for_websocket(request.headers()) {
-                let help = "Ask with plain requests; events from the app come as server-sent events.";
-                let said = "Apps here don't speak WebSocket.";
-                return Page { status: StatusCode::NOT_IMPLEMENTED, said, help }.answer(id);
-            }
-            forwarded(peer, authority, &mut request, id);
-            core.observer.hand_on(seen, request.headers_mut());
-            Box::pin(code::answer(core, site, code, *component, request, id)).await
-        }
-    }
-}
-
-fn unreadable(site: &Site, why: &str, id: &str) -> Response<Body> {
-    tracing::error!(request = id, app = %site.name, stage = %site.stage, release = %site.release, "the release can't be read: {why}");
-    let help = "Try again; if it stays, tell whoever runs the site.";
-    Page { status: StatusCode::INTERNAL_SERVER_ERROR, said: "This app can't be read just now.", help }.answer(id)
-}
-
-fn draining(version: http::Version, id: &str) -> Response<Body> {
-    let page = Page {
-        status: StatusCode::SERVICE_UNAVAILABLE,
-        said: "This box is going down.",
-        help: "Try again in a moment.",
-    };
-    let mut answer = page.answer(id);
-    answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
-    last(answer, version)
-}
-
-/// Over HTTP/1.1 the connection ends with this answer. Whatever stands behind a request that was refused for its form may
-/// be a part of it.
-fn last(mut answer: Response<Body>, version: http::Version) -> Response<Body> {
-    if version < http::Version::HTTP_2 {
-        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    answer
-}
-
-/// The host and port that are asked for: one, however it is said (RFC 9112, 3.2; RFC 9113, 8.3.1), and without a user.
-/// RFC 9110, 4.2.1: a host without a name is none.
-fn authority<B>(request: &Request<B>) -> Option<Authority> {
-    let mut fields = request.headers().get_all(header::HOST).iter();
-    let field = match (fields.next(), fields.next()) {
-        (_, Some(_)) => return None,
-        (None, None) => None,
-        (Some(field), None) => Some(field.to_str().ok()?.parse::<Authority>().ok()?),
-    };
-    let authority = match (request.uri().authority().cloned(), field) {
-        // HTTP/1.1 has the target win. Two that disagree are somebody's attempt to be two visitors at once.
-        (Some(target), Some(field)) => target.host().eq_ignore_ascii_case(field.host()).then_some(target)?,
-        (target, field) => target.or(field)?,
-    };
-    (!authority.as_str().contains('@') && !authority.host().is_empty()).then_some(authority)
-}
-
-fn to_tls<B>(core: &Core, host: &str, request: &Request<B>, id: &str) -> Response<Body> {
-    let port = match core.cloud.settings.tls.port() {
-        443 => String::new(),
-        port => format!(":{port}"),
-    };
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-    redirect(StatusCode::PERMANENT_REDIRECT, &format!("https://{host}{port}{path}")).unwrap_or_else(|| {
-        Page { status: StatusCode::BAD_REQUEST, said: "The address can't be read.", help: "Use https." }.answer(id)
-    })
-}
-
-/// Fields that tell an app how the visitor came, with `-` for `_`: WSGI and CGI make one of the two.
-fn tells_of_the_road(name: &str) -> bool {
-    let name = name.replace('_', "-");
-    name.starts_with("x-forwarded-") || matches!(name.as_str(), "forwarded" | "x-real-ip" | "x-request-id")
-}
-
-/// Tells the app who asked and how. What a visitor wrote there itself is not believed.
-fn forwarded<B>(peer: &Peer, authority: &Authority, request: &mut Request<B>, id: &str) {
-    let scheme = if peer.scheme == Scheme::Plain { "http" } else { "https" };
-    let headers: &mut HeaderMap = request.headers_mut();
-    let believed_of_nobody: Vec<_> = headers.keys().filter(|name| tells_of_the_road(name.as_str())).cloned().collect();
-    for name in believed_of_nobody {
-        headers.remove(name);
-    }
-    let client = peer.address.ip().to_canonical().to_string();
-    headers.insert("x-forwarded-for", HeaderValue::try_from(client).expect("an address is ASCII"));
-    headers.insert("x-forwarded-proto", HeaderValue::from_static(scheme));
-    headers.insert("x-request-id", HeaderValue::from_str(id).expect("hexadecimal digits"));
-    // HTTP/1.1 requests mostly carry only a path, and any may claim a scheme; a component is told the address as it was.
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-    let whole = http::Uri::builder().scheme(scheme).authority(authority.clone()).path_and_query(path).build();
-    if let Ok(whole) = whole {
-        *request.uri_mut() = whole;
-    }
-}
-
-#[cfg(test)]
-mod fuzz;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn request(target: &str, hosts: &[&'static str]) -> Request<()> {
-        let mut request = Request::builder().uri(target).body(()).expect("a request");
-        for host in hosts {
-            request.headers_mut().append(header::HOST, HeaderValue::from_static(host));
-        }
-        request
-    }
-
-    #[test]
-    fn a_request_is_for_one_host() {
-        for (target, hosts, wanted) in [
-            ("/", &["a.example:81"][..], Some("a.example:81")),
-            ("https://a.example/", &[], Some("a.example")),
-            ("https://a.example/", &["A.example"], Some("a.example")),
-            ("https://a.example:443/", &["a.example"], Some("a.example:443")),
-            ("https://a.example/", &["b.example"], None),
-            ("/", &["a.example", "a.example"], None),
-            ("/", &["a.example", "b.example"], None),
-            ("/", &["b.example@a.example"], None),
-            ("/", &["a b"], None),
-            ("/", &[":80"], None),
-            ("/", &[], None),
-        ] {
-            let found = authority(&request(target, hosts));
-            assert_eq!(found.as_ref().map(Authority::as_str), wanted, "{target} {hosts:?}");
-        }
-    }
-
-    #[test]
-    fn a_visitor_s_word_on_its_road_is_not_believed() {
-        let mut request = request("http://a.example/x?y", &[]);
-        for name in [
-            "forwarded",
-            "x-forwarded-for",
-            "x-forwarded-for",
-            "x-forwarded-port",
-            "x_forwarded_for",
-            "X-Real-IP",
-            "x_request_id",
-        ] {
-            request
-                .headers_mut()
-                .append(header::HeaderName::try_from(name).expect("a name"), HeaderValue::from_static("spoofed"));
-        }
-        let address = SocketAddr::from(([192, 0, 2, 1], 1));
-        let peer = Peer { address, scheme: Scheme::Tls { name: None } };
-        let to = authority(&request).expect("it names one");
-        forwarded(&peer, &to, &mut request, "7");
-        assert_eq!(request.uri(), "https://a.example/x?y");
-        assert_eq!(request.headers()["x-forwarded-for"], "192.0.2.1");
-        assert!(request.headers().values().all(|value| value != "spoofed"), "{:?}", request.headers());
-        assert_eq!(request.headers().len(), 3);
-    }
+    let by_address = || host.parse::<IpAddr>().is_ok() || host.starts_with('[');
+    peer.scheme != Scheme::Plain && (host == core.cloud.api_host() || by_address())
 }

@@ -9,18 +9,17 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use state::{Grant, Record};
 
 use crate::answer::{Body, Page, redirect};
-use crate::front::Unread;
 use crate::router::Site;
 
 /// The query parameter of a share link, and the cookie that it becomes.
 pub(crate) const PASS: &str = "firm-pass";
 
 /// May this request see the private stage? `Err` is the answer that it gets instead.
-pub(crate) fn check(
+pub(crate) fn check<B>(
     site: &Site,
     record: &Record,
     now: Timestamp,
-    request: &Request<Unread<'_>>,
+    request: &Request<B>,
     id: &str,
 ) -> Result<(), Box<Response<Body>>> {
     let verify = |pass: &str| Pass::verify(&site.key, site.database.id, now, pass);
@@ -112,6 +111,9 @@ pub(crate) fn strip(headers: &mut HeaderMap) {
 
 /// Replaces each field of that name by what `kept` makes of it.
 fn retain(headers: &mut HeaderMap, name: &header::HeaderName, kept: impl Fn(&HeaderValue) -> Option<HeaderValue>) {
+    if !headers.contains_key(name) {
+        return;
+    }
     let values: Vec<HeaderValue> = headers.get_all(name).iter().filter_map(kept).collect();
     headers.remove(name);
     for value in values {

@@ -175,7 +175,7 @@ fn run_core(
     let since_look = SinceLook::default();
     let looks = since_look.clone();
     let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(move || looks.looked()).build();
+        tokio::runtime::Builder::new_current_thread().enable_all().on_thread_unpark(move || looks.slept()).build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!("a core's runtime can't be made: {error}"),

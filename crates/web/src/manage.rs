@@ -24,7 +24,6 @@ use auth::{Caller, Wants, identify, may};
 use base::limits::{API_BODY_BYTES_MAX, API_BODY_TIME_MAX, CHUNK_BYTES_MAX};
 use base::{Name, TenantId, Timestamp};
 use bytes::Bytes;
-use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Limited};
@@ -36,8 +35,9 @@ use state::{App, Applied, Command, Stage, Tenant};
 
 use crate::answer::Body;
 use crate::cloud::Cloud;
-use crate::front::{Core, Unread};
+use crate::front::Core;
 use crate::gate;
+use crate::observe::IdText;
 
 pub(crate) use places::Places;
 use refusal::Refusal;
@@ -56,7 +56,7 @@ pub(crate) struct Call {
 type Answer = Result<Response<Body>, Refusal>;
 
 /// Answers a request to the API.
-pub(crate) async fn serve(core: &Rc<Core>, request: Request<Unread<'_>>, id: &Arc<str>) -> Response<Body> {
+pub(crate) async fn serve(core: &Rc<Core>, request: &mut Request<Option<Incoming>>, id: &IdText) -> Response<Body> {
     let only_head = request.method() == Method::HEAD;
     let answer = match called(core, request).await {
         Ok(answer) => answer,
@@ -74,9 +74,8 @@ fn head(mut answer: Response<Body>) -> Response<Body> {
     answer
 }
 
-async fn called(core: &Rc<Core>, request: Request<Unread<'_>>) -> Answer {
-    let (parts, body) = request.into_parts();
-    let (endpoint, mut call) = admitted(core, &parts)?;
+async fn called(core: &Rc<Core>, request: &mut Request<Option<Incoming>>) -> Answer {
+    let (endpoint, mut call) = admitted(core, request)?;
     let tenant = call.caller.as_ref().and_then(|caller| caller.token().tenant);
     let _place = call.cloud.api_places.take(tenant).ok_or_else(Refusal::busy)?;
     // Only who may call gets their body kept.
@@ -86,7 +85,7 @@ async fn called(core: &Rc<Core>, request: Request<Unread<'_>>) -> Answer {
         _ => Some(API_BODY_BYTES_MAX),
     };
     if let Some(max) = max
-        && let Some(body) = body.take()
+        && let Some(body) = request.body_mut().take()
     {
         call.body = collect(body, max).await?;
     }
@@ -98,11 +97,11 @@ async fn called(core: &Rc<Core>, request: Request<Unread<'_>>) -> Answer {
 }
 
 /// What is called, by whom, if they may: all that is known before the body.
-fn admitted(core: &Rc<Core>, parts: &Parts) -> Result<(&'static Endpoint, Call), Refusal> {
-    let (endpoint, values) = match api::find(parts.method.as_str(), parts.uri.path()) {
+fn admitted<B>(core: &Rc<Core>, request: &Request<B>) -> Result<(&'static Endpoint, Call), Refusal> {
+    let (endpoint, values) = match api::find(request.method().as_str(), request.uri().path()) {
         Found::Endpoint(endpoint, values) => (endpoint, values),
         Found::Methods(methods) => return Err(Refusal::method(&methods)),
-        Found::Nothing => return Err(Refusal::no_endpoint(parts.uri.path())),
+        Found::Nothing => return Err(Refusal::no_endpoint(request.uri().path())),
     };
     let mut path = Vec::with_capacity(values.len());
     for (name, value) in values {
@@ -114,11 +113,11 @@ fn admitted(core: &Rc<Core>, parts: &Parts) -> Result<(&'static Endpoint, Call),
         caller: None,
         tenant: None,
         path,
-        query: parts.uri.query().map(query).unwrap_or_default(),
+        query: request.uri().query().map(query).unwrap_or_default(),
         body: Bytes::new(),
     };
-    call.authorise(endpoint.needs, gate::bearer(&parts.headers))?;
-    if parts.headers.contains_key(header::CONTENT_ENCODING) {
+    call.authorise(endpoint.needs, gate::bearer(request.headers()))?;
+    if request.headers().contains_key(header::CONTENT_ENCODING) {
         return Err(Refusal::encoded());
     }
     Ok((endpoint, call))

@@ -17,7 +17,6 @@ mod trace;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -27,7 +26,7 @@ use http_body::{Body as _, Frame, SizeHint};
 
 use crate::answer::{Body, BodyError};
 use crate::cloud::Cloud;
-use crate::router::Site;
+use crate::front::Here;
 use access::{Asked, Waiting};
 use export::{Span, Spans};
 use ids::Ids;
@@ -35,7 +34,7 @@ use meter::CoreCounters;
 
 pub(crate) use export::Export;
 pub use export::{Exporter, Otlp};
-pub(crate) use ids::RequestId;
+pub(crate) use ids::{IdText, RequestId};
 pub(crate) use meter::{Meter, Meters};
 pub(crate) use render::render;
 pub(crate) use trace::Trace;
@@ -125,22 +124,21 @@ impl Drop for Connected {
 }
 
 /// What is noted of one request on its way. One that is dropped without an answer is a visitor who left.
-pub(crate) struct Seen<'r> {
+pub(crate) struct Seen {
     pub id: RequestId,
     observer: Rc<Observer>,
     begun: Instant,
     head_only: bool,
-    road: Road<'r>,
+    road: Road,
     line: Option<Asked>,
     span: Option<Box<Span>>,
 }
 
 /// Where a request led.
-#[derive(Clone, Copy)]
-enum Road<'r> {
+enum Road {
     Nowhere,
     Api,
-    Site(&'r Arc<Site>),
+    Site(Rc<Here>),
 }
 
 impl Observer {
@@ -172,11 +170,12 @@ impl Observer {
         self.core().refused();
     }
 
-    pub(crate) fn begin<'r, B>(self: &Rc<Self>, request: &Request<B>) -> Seen<'r> {
+    /// A request whose head came at `begun`.
+    pub(crate) fn begin<B>(self: &Rc<Self>, request: &Request<B>, begun: Instant) -> Seen {
         Seen {
             id: self.ids.request(),
             observer: Rc::clone(self),
-            begun: Instant::now(),
+            begun,
             head_only: *request.method() == Method::HEAD,
             road: Road::Nowhere,
             line: None,
@@ -185,8 +184,8 @@ impl Observer {
     }
 
     /// The request is for this site: what its lines and spans say of it is taken down now.
-    pub(crate) fn enter<'r, B>(&self, seen: &mut Seen<'r>, site: &'r Arc<Site>, client: IpAddr, request: &Request<B>) {
-        seen.road = Road::Site(site);
+    pub(crate) fn enter<B>(&self, seen: &mut Seen, site: &Rc<Here>, client: IpAddr, request: &Request<B>) {
+        seen.road = Road::Site(Rc::clone(site));
         seen.line = Asked::of(site, client, request);
         if self.spans.as_ref().is_some_and(|spans| spans.wants(seen.id.number)) {
             let trace = Trace::of(request.headers(), &self.ids);
@@ -195,51 +194,48 @@ impl Observer {
     }
 
     /// Tells an app of the trace that its request belongs to.
-    pub(crate) fn hand_on(&self, seen: &Seen<'_>, headers: &mut HeaderMap) {
+    pub(crate) fn hand_on(&self, seen: &Seen, headers: &mut HeaderMap) {
         let trace = seen.span.as_ref().map_or_else(|| Trace::of(headers, &self.ids), |span| span.trace());
         trace.hand_on(headers, seen.id.number, seen.span.is_some());
     }
 
     /// Counts the answer, at its end where that is now, and else when its body has ended.
-    pub(crate) fn answered(&self, mut seen: Seen<'_>, answer: Response<Body>) -> Response<Body> {
+    pub(crate) fn answered(&self, mut seen: Seen, answer: &mut Response<Body>) {
         let (status, mark) = (answer.status(), answer.extensions().get::<Mark>().copied());
         let head_only = seen.head_only;
         let site = match std::mem::replace(&mut seen.road, Road::Nowhere) {
-            Road::Nowhere => return self.counted(self.meters.nobody(), answer),
-            Road::Api => return self.counted(self.meters.api(), answer),
+            Road::Nowhere => return self.counted(self.meters.nobody(), status),
+            Road::Api => return self.counted(self.meters.api(), status),
             Road::Site(site) => site,
         };
         let counters = site.meter.counters(self.core);
         counters.begun(status, mark);
         if let (Body::Full(bytes), None, None) = (answer.body(), &seen.line, &seen.span) {
             let bytes = bytes.as_ref().filter(|_| !head_only).map_or(0, Bytes::len) as u64;
-            counters.ended(bytes, seen.begun.elapsed(), End::Whole);
-            return answer;
+            return counters.ended(bytes, seen.begun.elapsed(), End::Whole);
         }
         let notes = Some(seen.notes(site, Some(status)));
         let length = answer.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        answer.map(|body| {
-            let length = length.or_else(|| body.size_hint().exact());
-            Body::Watched(Box::new(Watched { body, head_only, length, bytes: 0, notes }))
-        })
+        let body = std::mem::replace(answer.body_mut(), Body::empty());
+        let length = length.or_else(|| body.size_hint().exact());
+        *answer.body_mut() = Body::Watched(Box::new(Watched { body, head_only, length, bytes: 0, notes }));
     }
 
-    fn counted(&self, cores: &meter::Cores, answer: Response<Body>) -> Response<Body> {
-        cores[self.core].begun(answer.status(), None);
-        answer
+    fn counted(&self, cores: &meter::Cores, status: StatusCode) {
+        cores[self.core].begun(status, None);
     }
 }
 
-impl Seen<'_> {
+impl Seen {
     /// The request is the API's.
     pub(crate) fn enter_api(&mut self) {
         self.road = Road::Api;
     }
 
-    fn notes(&mut self, site: &Arc<Site>, status: Option<StatusCode>) -> Notes {
+    fn notes(&mut self, site: Rc<Here>, status: Option<StatusCode>) -> Notes {
         Notes {
             observer: Rc::clone(&self.observer),
-            site: Arc::clone(site),
+            site,
             id: self.id.clone(),
             begun: self.begun,
             status,
@@ -249,9 +245,9 @@ impl Seen<'_> {
     }
 }
 
-impl Drop for Seen<'_> {
+impl Drop for Seen {
     fn drop(&mut self) {
-        if let Road::Site(site) = self.road {
+        if let Road::Site(site) = std::mem::replace(&mut self.road, Road::Nowhere) {
             self.notes(site, None).tell(0, End::Cut);
         }
     }
@@ -271,7 +267,7 @@ pub(crate) struct Watched {
 /// What is to be told at the end.
 struct Notes {
     observer: Rc<Observer>,
-    site: Arc<Site>,
+    site: Rc<Here>,
     id: RequestId,
     begun: Instant,
     /// None where the visitor left before there was one.

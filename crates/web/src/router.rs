@@ -102,12 +102,13 @@ pub(crate) struct Code {
 }
 
 impl Site {
-    /// The route of a path. Prefixes are matched by whole segments, and one is the cloud's own: no app answers there.
-    pub(crate) fn route(&self, path: &str) -> Option<&SiteRoute> {
+    /// The number of a path's route. Prefixes are matched by whole segments, and one is the cloud's own: no app answers
+    /// there.
+    pub(crate) fn route(&self, path: &str) -> Option<usize> {
         if is_the_cloud_s(path) {
             return None;
         }
-        self.routes.iter().find(|route| within(&route.prefix, path))
+        self.routes.iter().position(|route| within(&route.prefix, path))
     }
 }
 

@@ -17,7 +17,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -36,23 +36,46 @@ pub(crate) enum Whose {
     Tenant(TenantId),
 }
 
-/// Time that this thread's tasks have had since the thread last looked at its sockets, in nanoseconds. Shared with the
-/// runtime's hook, which starts it anew.
+/// Time that this thread's tasks have had since the thread last looked at its sockets. Shared with the runtime's hooks,
+/// which start it anew.
 #[derive(Clone, Default)]
-pub(crate) struct SinceLook(Arc<AtomicU64>);
+pub(crate) struct SinceLook(Arc<Since>);
+
+#[derive(Default)]
+struct Since {
+    /// In nanoseconds.
+    time: AtomicU64,
+    /// The thread slept, and what the clock said before says nothing any more.
+    slept: AtomicBool,
+}
 
 impl SinceLook {
     pub(crate) fn looked(&self) {
-        self.0.store(0, Ordering::Relaxed);
+        self.0.time.store(0, Ordering::Relaxed);
+    }
+
+    /// The thread has slept, and looked.
+    pub(crate) fn slept(&self) {
+        self.looked();
+        self.0.slept.store(true, Ordering::Relaxed);
     }
 
     fn add(&self, time: Duration) {
         // One thread: no other writes in between.
-        self.0.store(self.0.load(Ordering::Relaxed).saturating_add(nanos(time)), Ordering::Relaxed);
+        let time = self.0.time.load(Ordering::Relaxed).saturating_add(nanos(time));
+        self.0.time.store(time, Ordering::Relaxed);
     }
 
     fn is_long(&self) -> bool {
-        self.0.load(Ordering::Relaxed) >= nanos(LOOK_AFTER)
+        self.0.time.load(Ordering::Relaxed) >= nanos(LOOK_AFTER)
+    }
+
+    /// Whether it slept since this was asked last.
+    fn has_slept(&self) -> bool {
+        self.0.slept.load(Ordering::Relaxed) && {
+            self.0.slept.store(false, Ordering::Relaxed);
+            true
+        }
     }
 }
 
@@ -71,6 +94,9 @@ pub(crate) struct Turns {
     called: Cell<usize>,
     /// The task that is polled just now.
     current: RefCell<Option<Rc<Seat>>>,
+    /// When the last turn ended. The next begins then, unless the thread slept in between: a look at the clock costs as
+    /// much as a field of an answer.
+    now: Cell<Instant>,
     /// Of the task that gives the turns, while it has nothing to do.
     dealer: RefCell<Option<Waker>>,
 }
@@ -143,7 +169,12 @@ impl Drop for Taken {
 impl Turns {
     pub(crate) fn new(since_look: SinceLook) -> Rc<Self> {
         let (ledger, current, dealer) = (RefCell::new(Ledger::new()), RefCell::default(), RefCell::default());
-        Rc::new(Self { ledger, since_look, called: Cell::new(0), current, dealer })
+        Rc::new(Self { ledger, since_look, called: Cell::new(0), current, now: Cell::new(Instant::now()), dealer })
+    }
+
+    /// When the turn that is under way began.
+    pub(crate) fn begun(&self) -> Instant {
+        self.now.get()
     }
 
     /// Runs a connection, or what else begins here, in turns: as a newcomer until it says whom it works for.
@@ -213,9 +244,14 @@ impl Turns {
         seat.out_of_turn.set(answers);
         self.ledger.borrow_mut().begin(&seat.account.borrow());
         let outer = self.current.replace(Some(Rc::clone(seat)));
-        let begun = Instant::now();
+        if self.since_look.has_slept() {
+            self.now.set(Instant::now());
+        }
+        let begun = self.now.get();
         let polled = go_on(cx);
-        let took = begun.elapsed();
+        let ended = Instant::now();
+        self.now.set(ended);
+        let took = ended.duration_since(begun);
         self.current.replace(outer);
         // Whose it was may have come out on the way: it is their bill.
         seat.account.borrow().charge(nanos(took), seat.is_heavy());
@@ -246,7 +282,16 @@ impl Turns {
     /// What the task does from now on is a new piece of work, for `whose`. It goes on when it is their turn. If it is a stream,
     /// so is its connection's, which parses and sends for it.
     pub(crate) async fn work_for(&self, whose: Whose) {
-        let Some(seat) = self.current.borrow().clone() else { return };
+        if self.works_for(whose) {
+            others_first().await;
+        }
+    }
+
+    /// As [`Self::work_for`], and says whether others go first.
+    #[must_use]
+    pub(crate) fn works_for(&self, whose: Whose) -> bool {
+        let current = self.current.borrow();
+        let Some(seat) = &*current else { return false };
         seat.spent.set(Duration::ZERO);
         if let Some(connection) = &seat.parent {
             connection.spent.set(Duration::ZERO);
@@ -259,9 +304,7 @@ impl Turns {
             let account = self.ledger.borrow_mut().account(whose);
             seat.account.replace(account);
         }
-        if (!known || seat.out_of_turn.get()) && self.is_busy() {
-            others_first().await;
-        }
+        (!known || seat.out_of_turn.get()) && self.is_busy()
     }
 
     /// The task's answer is ready, and is sent when the core's other tasks that can go on have done so.
@@ -269,6 +312,12 @@ impl Turns {
     /// What came in together is then answered together: the first answer that is sent wakes its reader, and the others find
     /// it awake. To wake it for each of them would cost more than a small request does.
     pub(crate) async fn answer_soon(&self) {
+        self.answers_soon();
+        others_first().await;
+    }
+
+    /// As [`Self::answer_soon`], for who lets others go first itself.
+    pub(crate) fn answers_soon(&self) {
         // Who came here past the line pays for it now: what it answers was never anybody's turn, as where there is no site.
         if let Some(seat) = &*self.current.borrow()
             && !seat.out_of_turn.get()
@@ -279,7 +328,6 @@ impl Turns {
                 connection.answers.set(true);
             }
         }
-        others_first().await;
     }
 
     /// Gives the turns, for as long as the core serves.

@@ -4,14 +4,18 @@ use proptest::prelude::*;
 use proptest::strategy::Just;
 
 use super::*;
+use std::sync::Arc;
+
 use crate::engine;
 use crate::fuzzing::{Input, damaged, fuzz, mutated};
+use crate::memory::{Memories, Stacks};
 
 const SOURCE: &str = "(component (core module (func (export \"run\") (result i32) (i32.const 42))))";
 
 #[test]
 fn a_damaged_artifact_is_never_mapped() {
-    let engines = Engines::new().expect("two engines");
+    let (memories, stacks) = (Arc::new(Memories::new(1)), Arc::new(Stacks::new(1)));
+    let engines = Engines::new(&memories, &stacks).expect("two engines");
     let engine = engine::compiler(Flavour::Http02).expect("an engine");
     let wasm = wat::parse_str(SOURCE).expect("the component is well formed");
     let code = engine.precompile_component(&wasm).expect("it compiles");
@@ -21,7 +25,7 @@ fn a_damaged_artifact_is_never_mapped() {
     let mut unfinished = artifacts.begin().expect("a file");
     unfinished.write_all(&code).expect("room for a small artifact");
     let compiled = Compiled { component, imports: Vec::new(), flavour: Flavour::Http02 };
-    artifacts.put(tenant, &compiled, &unfinished).expect("it is put into place");
+    artifacts.put(tenant, &compiled, &[], &unfinished).expect("it is put into place");
     assert!(artifacts.map(&engines, tenant, component).is_ok(), "the whole artifact is mapped");
 
     let [code_at, label_at] = ["cwasm", "json"].map(|end| artifacts.path(tenant, component, end));

@@ -9,7 +9,9 @@ use wasmparser::Payload;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::rewrite::{FirstContent, PAGE_BYTES, Rewritten, rewrite};
 use super::{Flavour, confine};
+use crate::memory::ContentAt;
 use crate::need::{Need, need};
 use crate::{engine, program};
 
@@ -18,7 +20,9 @@ use crate::{engine, program};
 pub(super) struct Found {
     pub(super) imports: Vec<String>,
     pub(super) flavour: Flavour,
-    /// Length of the artifact that follows.
+    /// What the component's memories hold at first, in what follows.
+    pub(super) contents: Vec<ContentAt>,
+    /// Length of what follows: native code, and behind it the contents.
     pub(super) bytes: u64,
 }
 
@@ -80,14 +84,35 @@ fn compile(wasm: &[u8]) -> Result<(Found, Vec<u8>), Refused> {
     // What is wrong with the component itself is worth more to its author than what it doesn't export.
     let engine =
         engine::compiler(flavour.unwrap_or(Flavour::Http03)).map_err(|error| Refused::Broken(reason(&error)))?;
-    let component = Component::from_binary(&engine, wasm).map_err(|error| Refused::Invalid(reason(&error)))?;
+    let compiled =
+        |wasm: &[u8]| Component::from_binary(&engine, wasm).map_err(|error| Refused::Invalid(reason(&error)));
+    // What is wrong with it is told of the component that its author knows.
+    let (component, contents) = match rewrite(wasm) {
+        Ok(Rewritten { wasm: rewritten, contents }) => {
+            (compiled(&rewritten).or_else(|refused| compiled(wasm).and(Err(refused)))?, contents)
+        }
+        Err(error) => compiled(wasm).and(Err(Refused::Broken(format!("it can't be rewritten: {error}"))))?,
+    };
     let imports = imports(&engine, &component)?;
     let flavour =
         flavour.ok_or_else(|| Refused::NoHttpExport(exports.iter().take(20).map(|name| cut(name)).collect()))?;
     let linker = engine::linker(&engine, flavour).map_err(|error| Refused::Broken(reason(&error)))?;
     program::link(&linker, &component, flavour).map_err(|error| Refused::Mismatch(reason(&error)))?;
-    let artifact = component.serialize().map_err(|error| Refused::Broken(reason(&error)))?;
-    Ok((Found { imports, flavour, bytes: artifact.len() as u64 }, artifact))
+    let mut artifact = component.serialize().map_err(|error| Refused::Broken(reason(&error)))?;
+    let contents = lay_behind(&mut artifact, contents);
+    Ok((Found { imports, flavour, contents, bytes: artifact.len() as u64 }, artifact))
+}
+
+/// Lays the contents behind the code, where they can be mapped from.
+fn lay_behind(artifact: &mut Vec<u8>, contents: Vec<FirstContent>) -> Vec<ContentAt> {
+    let page = usize::try_from(PAGE_BYTES).expect("64 KiB fit");
+    let lay = |content: FirstContent| {
+        artifact.resize(artifact.len().next_multiple_of(page), 0);
+        let (offset, bytes) = (artifact.len() as u64, content.bytes.len() as u64);
+        artifact.extend(content.bytes);
+        ContentAt { offset, start: content.start, bytes }
+    };
+    contents.into_iter().map(lay).collect()
 }
 
 /// The names that a component exports, read off its outermost layer: which engine compiles it depends on them.

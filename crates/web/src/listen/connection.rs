@@ -27,7 +27,7 @@ use super::heads::{Framing, Heads};
 use super::pulse::{Order, Piece, Pulse, UnderWay};
 use super::wire::Wire;
 use crate::answer::{Body, BodyError};
-use crate::front::{Core, Peer, Scheme, serve};
+use crate::front::{Core, Peer, Scheme, Serving, serve};
 use crate::turns::Turns;
 
 /// A head is read whole into this, and what is written is gathered in as much.
@@ -43,7 +43,7 @@ pub(super) async fn serve_connection(
 ) {
     let Some(tls) = tls else {
         pulse.speaks(false);
-        http1(core, &mut wire, Peer { address, scheme: Scheme::Plain }, &pulse).await;
+        http1(core, &mut wire, Peer::new(address, Scheme::Plain), &pulse).await;
         return leave(wire, &pulse).await;
     };
     // An order to cut counts before there is a session too: a flood of half handshakes makes room like any other.
@@ -64,7 +64,7 @@ pub(super) async fn serve_connection(
     let name = session.server_name().map(|name| name.to_ascii_lowercase().into());
     let is_http2 = session.alpn_protocol() == Some(b"h2");
     pulse.speaks(is_http2);
-    let peer = Peer { address, scheme: Scheme::Tls { name } };
+    let peer = Peer::new(address, Scheme::Tls { name });
     if is_http2 {
         http2(core, &mut stream, peer, &pulse).await;
     } else {
@@ -83,23 +83,16 @@ async fn leave(wire: Wire, pulse: &Pulse) {
 async fn http1(core: Rc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, pulse: &Rc<Pulse>) {
     let framing = Rc::new(Cell::new(Framing::Head));
     let heads = Heads::new(stream, Rc::clone(&framing));
-    let held = Rc::clone(pulse);
+    let (held, peer) = (Rc::clone(pulse), Rc::new(peer));
     let service = service_fn(move |request: Request<Incoming>| {
-        let under_way = UnderWay::begin(&held);
+        let under_way = Some(UnderWay::begin(&held));
         let length = request.body().size_hint().exact();
         framing.set(match length {
             None => Framing::Open,
             Some(0) => Framing::Head,
             Some(length) => Framing::Body(length),
         });
-        let answer = answer(serve(Rc::clone(&core), peer.clone(), request), under_way);
-        async move {
-            let mut answer = answer.await?;
-            if length.is_none() {
-                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            Ok::<_, Infallible>(answer)
-        }
+        Answering { serving: serve(&core, &peer, request), under_way, ends: length.is_none() }
     });
     let connection = http1::Builder::new()
         // Its timer would be one a request; the pulse has the same limit for nothing.
@@ -113,11 +106,12 @@ async fn http1(core: Rc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin, peer
 }
 
 async fn http2(core: Rc<Core>, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, pulse: &Rc<Pulse>) {
-    let (held, turns) = (Rc::clone(pulse), Rc::clone(&core.turns));
+    let (held, turns, peer) = (Rc::clone(pulse), Rc::clone(&core.turns), Rc::new(peer));
     let service = service_fn(move |request| {
-        let answer = answer(serve(Rc::clone(&core), peer.clone(), request), UnderWay::begin(&held));
+        let under_way = Some(UnderWay::begin(&held));
+        let answering = Answering { serving: serve(&core, &peer, request), under_way, ends: false };
         let pulse = Rc::clone(&held);
-        async move { answer.await.map(|answer| answer.map(|body| InStream { body, pulse })) }
+        async move { answering.await.map(|answer| answer.map(|body| InStream { body, pulse })) }
     });
     let connection = http2::Builder::new(OnThisCore(turns))
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
@@ -162,13 +156,27 @@ async fn obeying<F: Future>(pulse: &Pulse, mut future: Pin<&mut F>) -> Option<F:
     .await
 }
 
-async fn answer(
-    served: impl Future<Output = Result<Response<Body>, Infallible>>,
-    mut under_way: UnderWay,
-) -> Result<Response<Answer>, Infallible> {
-    let answer = served.await?;
-    under_way.answered();
-    Ok(answer.map(|body| Answer { body, _under_way: under_way }))
+/// A request that is under way, until there is an answer, whose body takes that over.
+struct Answering {
+    serving: Serving,
+    under_way: Option<UnderWay>,
+    /// The connection ends with it.
+    ends: bool,
+}
+
+impl Future for Answering {
+    type Output = Result<Response<Answer>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { serving, under_way, ends } = &mut *self;
+        let mut answer = std::task::ready!(Pin::new(serving).poll(cx));
+        if *ends {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        let mut under_way = under_way.take().expect("it is answered once");
+        under_way.answered();
+        Poll::Ready(Ok(answer.map(|body| Answer { body, _under_way: under_way })))
+    }
 }
 
 /// An answer's body, whose request is under way for as long as there is more of it.

@@ -191,7 +191,7 @@ pub(super) enum Ended {
 
 impl Span {
     pub(super) fn begin<B>(id: u64, trace: Trace, site: &Site, request: &Request<B>, begun: SystemTime) -> Self {
-        let route = site.route(request.uri().path()).map(|route| route.prefix.as_str());
+        let route = site.route(request.uri().path()).map(|route| site.routes[route].prefix.as_str());
         Self {
             id,
             trace,

@@ -2,27 +2,68 @@
 //!
 //! They come from BLAKE3's output stream under a random key a core: 64 bytes a block, so a system call a start and one
 //! compression for eight requests. A counter would tell whoever asks twice how many requests came between, which is
-//! none of a neighbour's business.
+//! none of a neighbour's business. The digits of eight ids are written at once too, and lent to their requests.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::ops::Deref;
 
 use blake3::{Hasher, OutputReader};
+use bytes::Bytes;
+use http::HeaderValue;
+
+/// Bytes of a number.
+const NUMBER_BYTES: usize = 8;
+/// Its hexadecimal digits.
+const DIGITS: usize = 2 * NUMBER_BYTES;
+const BLOCK_BYTES: usize = 64;
+const IDS_PER_BLOCK: usize = BLOCK_BYTES / NUMBER_BYTES;
 
 /// What one core draws from.
-pub(crate) struct Ids(RefCell<Stream>);
+pub(crate) struct Ids {
+    numbers: RefCell<Stream>,
+    written: RefCell<Written>,
+}
 
 struct Stream {
     reader: OutputReader,
-    block: [u8; 64],
+    block: [u8; BLOCK_BYTES],
     used: usize,
+}
+
+/// Request ids that are ready to be given.
+struct Written {
+    numbers: [u64; IDS_PER_BLOCK],
+    digits: Bytes,
+    given: usize,
 }
 
 /// A request's id, as a number and as its log lines and its answer have it. Never zero.
 #[derive(Clone)]
 pub(crate) struct RequestId {
     pub number: u64,
-    pub text: Arc<str>,
+    pub text: IdText,
+}
+
+/// Sixteen hexadecimal digits.
+#[derive(Clone)]
+pub(crate) struct IdText(HeaderValue);
+
+impl IdText {
+    fn lent(digits: Bytes) -> Self {
+        Self(HeaderValue::from_maybe_shared(digits).expect("hexadecimal digits"))
+    }
+
+    pub(crate) fn header(&self) -> HeaderValue {
+        self.0.clone()
+    }
+}
+
+impl Deref for IdText {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.0.to_str().expect("hexadecimal digits")
+    }
 }
 
 impl Ids {
@@ -33,21 +74,23 @@ impl Ids {
 
     fn keyed(key: &[u8; 32]) -> Self {
         let reader = Hasher::new_keyed(key).finalize_xof();
-        Self(RefCell::new(Stream { reader, block: [0; 64], used: 64 }))
+        let numbers = RefCell::new(Stream { reader, block: [0; BLOCK_BYTES], used: BLOCK_BYTES });
+        let written = Written { numbers: [0; IDS_PER_BLOCK], digits: Bytes::new(), given: IDS_PER_BLOCK };
+        Self { numbers, written: RefCell::new(written) }
     }
 
     /// A number that isn't zero.
     pub(crate) fn draw(&self) -> u64 {
-        let mut stream = self.0.borrow_mut();
+        let mut stream = self.numbers.borrow_mut();
         loop {
             let Stream { reader, block, used } = &mut *stream;
             if *used == block.len() {
                 reader.fill(block);
                 *used = 0;
             }
-            let (bytes, _) = block[*used..].split_first_chunk::<8>().expect("64 is a multiple of 8");
+            let (bytes, _) = block[*used..].split_first_chunk().expect("the block is a multiple of a number");
             let number = u64::from_le_bytes(*bytes);
-            *used += 8;
+            *used += NUMBER_BYTES;
             if number != 0 {
                 return number;
             }
@@ -55,10 +98,16 @@ impl Ids {
     }
 
     pub(crate) fn request(&self) -> RequestId {
-        let number = self.draw();
-        let digits = hex(number);
-        let text = std::str::from_utf8(&digits).expect("hexadecimal digits are ASCII");
-        RequestId { number, text: text.into() }
+        let mut written = self.written.borrow_mut();
+        let Written { numbers, digits, given } = &mut *written;
+        if *given == IDS_PER_BLOCK {
+            numbers.fill_with(|| self.draw());
+            *digits = Bytes::from(numbers.map(hex).concat());
+            *given = 0;
+        }
+        let at = *given;
+        *given += 1;
+        RequestId { number: numbers[at], text: IdText::lent(digits.slice(at * DIGITS..(at + 1) * DIGITS)) }
     }
 
     pub(crate) fn trace(&self) -> u128 {
@@ -66,11 +115,12 @@ impl Ids {
     }
 }
 
-/// Sixteen digits, without going through the formatter: it is once a request.
-fn hex(number: u64) -> [u8; 16] {
-    let mut digits = [0; 16];
-    for (digit, shift) in digits.iter_mut().zip((0..64).step_by(4).rev()) {
-        *digit = b"0123456789abcdef"[usize::try_from(number >> shift & 0xf).expect("four bits")];
+/// Without going through the formatter: it is once a request.
+pub(super) fn hex(number: u64) -> [u8; DIGITS] {
+    const DIGIT: &[u8; 16] = b"0123456789abcdef";
+    let mut digits = [0; DIGITS];
+    for (pair, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(number.to_be_bytes()) {
+        *pair = [DIGIT[usize::from(byte >> 4)], DIGIT[usize::from(byte & 0xf)]];
     }
     digits
 }
@@ -86,8 +136,10 @@ mod tests {
         assert_eq!(&hex(0x0123_4567_89ab_cdef), b"0123456789abcdef");
         assert_eq!(&hex(1), b"0000000000000001");
         let ids = Ids::keyed(&[7; 32]);
-        let id = ids.request();
-        assert_eq!(*id.text, format!("{:016x}", id.number));
+        for _ in 0..2 * IDS_PER_BLOCK {
+            let id = ids.request();
+            assert_eq!(*id.text, format!("{:016x}", id.number));
+        }
     }
 
     #[test]

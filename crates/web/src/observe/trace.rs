@@ -5,9 +5,10 @@
 //! told; whether *we* keep a span is for the operator's rate alone, else any visitor could fill the collector.
 
 use base::limits::{TRACE_STATE_BYTES_MAX, TRACE_STATE_MEMBERS_MAX};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::ids::Ids;
+use super::ids::{Ids, hex};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -33,11 +34,15 @@ impl Trace {
     pub(crate) fn hand_on(self, headers: &mut HeaderMap, span: u64, kept: bool) {
         let state = self.parent.and_then(|_| state(headers));
         let flags = u8::from(self.wished || kept) * SAMPLED;
-        let text = format!("00-{:032x}-{span:016x}-{flags:02x}", self.id);
-        headers.insert(TRACEPARENT, HeaderValue::try_from(text).expect("hexadecimal digits and hyphens"));
+        let [high, low] =
+            [self.id >> 64, self.id & u128::from(u64::MAX)].map(|half| hex(u64::try_from(half).expect("64 bits")));
+        let (span, flags) = (hex(span), hex(u64::from(flags)));
+        let text = [b"00-", &high[..], &low, b"-", &span, b"-", &flags[flags.len() - 2..]].concat();
+        headers.insert(TRACEPARENT, HeaderValue::from_maybe_shared(Bytes::from(text)).expect("digits and hyphens"));
         match state {
             Some(state) => drop(headers.insert(TRACESTATE, state)),
-            None => drop(headers.remove(TRACESTATE)),
+            None if headers.contains_key(TRACESTATE) => drop(headers.remove(TRACESTATE)),
+            None => {}
         }
     }
 }

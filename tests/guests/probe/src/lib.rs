@@ -7,6 +7,7 @@
 //! | `/loop` | computes for ever |
 //! | `/recurse` | calls itself for ever |
 //! | `/bomb` | takes memory for ever |
+//! | `/fill?mib=` | fills so many mebibytes again and again, each time with one instruction |
 //! | `/trap` | traps |
 //! | `/trap-mid-stream` | promises 20 bytes, sends 10, then traps |
 //! | `/trap-unmeasured` | the same, but promises no length |
@@ -65,6 +66,7 @@ impl wasip2::exports::http::incoming_handler::Guest for Probe {
             },
             "/recurse" => text(out, &deeper(u64::from(seen)).to_string()),
             "/bomb" => bomb(),
+            "/fill" => fill(query.number("mib")),
             "/trap" => core::arch::wasm32::unreachable(),
             "/trap-mid-stream" => trap_mid_stream(out, &[("content-length", "20")]),
             "/trap-unmeasured" => trap_mid_stream(out, &[]),
@@ -125,6 +127,13 @@ fn bomb() {
         // Written to, so that it is more than addresses.
         held.push(vec![1_u8; 1 << 20]);
         std::hint::black_box(&held);
+    }
+}
+
+fn fill(mib: u64) {
+    let mut held = vec![0_u8; usize::try_from(mib).expect("it fits the memory") << 20];
+    for byte in (0..=u8::MAX).cycle() {
+        std::hint::black_box(&mut held).fill(byte);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Fuzz target of what a visitor's head tells an app: which host is asked for, and what is believed of its road.
 
-use http::header::HeaderName;
+use std::net::SocketAddr;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -57,8 +58,8 @@ fn an_app_is_told_the_truth_about_the_road() {
         let hosts = request.headers().get_all(header::HOST).iter().count();
         let Some(to) = authority(&request) else { return Ok(()) };
         prop_assert!(hosts <= 1 && !to.as_str().contains('@') && !to.host().is_empty(), "{to}");
-        let peer = Peer { address, scheme: Scheme::Plain };
-        forwarded(&peer, &to, &mut request, "7");
+        let peer = Peer::new(address, Scheme::Plain);
+        forwarded(&peer, &to, &mut request, HeaderValue::from_static("7"));
         let told = |wanted: &str| {
             let said = request.headers().iter().filter(|(name, _)| as_cgi(name) == wanted);
             said.map(|(_, value)| value.as_bytes().to_vec()).collect::<Vec<_>>()

@@ -1,0 +1,165 @@
+//! Whoever has a stretch finds what a new one would hold.
+
+use std::io::Write as _;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const PAGE: usize = 64 << 10;
+
+/// A file with a content that isn't zero anywhere.
+fn contents(starts: &[(usize, usize)]) -> Contents {
+    let mut file = tempfile::tempfile().expect("a temporary file");
+    let mut at = Vec::new();
+    for (number, (start, pages)) in starts.iter().enumerate() {
+        let bytes = pages * PAGE;
+        let offset = at.last().map_or(0, |last: &ContentAt| last.offset + last.bytes);
+        file.write_all(&vec![u8::try_from(number + 1).expect("a few"); bytes]).expect("there is room");
+        at.push(ContentAt { offset, start: (start * PAGE) as u64, bytes: bytes as u64 });
+    }
+    Contents::of(file, &at).expect("it fits")
+}
+
+#[expect(unsafe_code, reason = "a test reads and writes what a guest would")]
+fn bytes(memory: &mut Linear) -> &mut [u8] {
+    // SAFETY: it is as long as it says, and nobody else has it.
+    unsafe { std::slice::from_raw_parts_mut(memory.as_ptr(), memory.byte_size()) }
+}
+
+fn is_new(memory: &mut Linear, content: Option<&Arc<Content>>, number: u8) -> bool {
+    let held = content.map_or(0..0, |content| content.start..content.start + content.bytes.length());
+    bytes(memory).iter().enumerate().all(|(at, byte)| *byte == if held.contains(&at) { number } else { 0 })
+}
+
+fn memories() -> Arc<Inner> {
+    Memories::new(1).0
+}
+
+#[derive(Clone, Debug)]
+struct Guest {
+    /// Which content it has, if any.
+    content: Option<usize>,
+    grows: usize,
+    /// Where it writes to, as parts of its memory.
+    writes: Vec<(u16, u16)>,
+}
+
+fn guest() -> impl Strategy<Value = Guest> {
+    let writes = proptest::collection::vec((any::<u16>(), 0..300_u16), 0..120);
+    (proptest::option::of(0..2_usize), prop_oneof![3 => Just(0), 1 => 0..40_usize], writes)
+        .prop_map(|(content, grows, writes)| Guest { content, grows, writes })
+}
+
+/// With the kernel's help, and without: an older one can't tell what was written to.
+fn one_guest_after_the_other(pool: &Arc<Inner>, contents: &Contents, guests: &[Guest]) -> Result<(), TestCaseError> {
+    for guest in guests {
+        let content = guest.content.map(|number| &contents.0[number]);
+        let number = guest.content.map_or(0, |number| u8::try_from(number + 1).expect("a few"));
+        // Their contents and a few pages more; without any, fewer.
+        let minimum = PAGE * if guest.content.is_some() { 6 } else { 3 };
+        let mut memory = pool.take(content, minimum).expect("there is room");
+        prop_assert_eq!(memory.byte_size(), minimum);
+        prop_assert!(is_new(&mut memory, content, number), "it holds what another wrote");
+        memory.grow_to(minimum + guest.grows * PAGE).expect("there is room");
+        prop_assert!(is_new(&mut memory, content, number), "what it grew by isn't zero");
+        let bytes = bytes(&mut memory);
+        for (at, length) in &guest.writes {
+            let at = usize::from(*at) * bytes.len() / 65_536;
+            let end = (at + usize::from(*length) * 64).min(bytes.len());
+            bytes[at..end].fill(0xee);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn nobody_reads_what_another_wrote() {
+    let contents = contents(&[(0, 2), (3, 3)]);
+    let (told, untold) = (memories(), memories());
+    assert!(told.pagemap.is_some(), "this kernel is older than 6.7, and doesn't tell which pages were written to");
+    let untold = Arc::new(Inner { pagemap: None, ..Arc::into_inner(untold).expect("it is new") });
+    proptest!(ProptestConfig::with_cases(48), |(guests in proptest::collection::vec(guest(), 1..8))| {
+        one_guest_after_the_other(&told, &contents, &guests)?;
+        one_guest_after_the_other(&untold, &contents, &guests)?;
+    });
+}
+
+#[test]
+fn a_stretch_of_the_same_content_is_used_again() {
+    let (pool, contents) = (memories(), contents(&[(0, 1), (0, 1)]));
+    let [first, second] = [&contents.0[0], &contents.0[1]];
+    let mut starts = Vec::new();
+    for content in [first, second, first, second] {
+        let memory = pool.take(Some(content), PAGE).expect("there is room");
+        starts.push(memory.as_ptr());
+    }
+    assert_eq!(starts[..2], starts[2..]);
+    assert_ne!(starts[0], starts[1]);
+    let idle = pool.idle[0].lock().expect("nobody panicked").len();
+    assert_eq!((idle, pool.taken.load(Ordering::Relaxed)), (2, 0));
+}
+
+#[test]
+fn so_many_wait_and_no_more() {
+    let pool = memories();
+    let all: Vec<_> =
+        (0..2 * MEMORIES_IDLE_PER_CORE_MAX).map(|_| pool.take(None, PAGE).expect("there is room")).collect();
+    drop(all);
+    let idle = || pool.idle[0].lock().expect("nobody panicked").len();
+    assert_eq!(idle(), MEMORIES_IDLE_PER_CORE_MAX);
+    // One with a content takes the place of the oldest.
+    let contents = contents(&[(0, 1)]);
+    drop(pool.take(Some(&contents.0[0]), PAGE).expect("there is room"));
+    assert_eq!(idle(), MEMORIES_IDLE_PER_CORE_MAX);
+    Memories(Arc::clone(&pool)).release();
+    assert_eq!(idle(), 0);
+}
+
+#[test]
+fn so_many_are_in_use_and_no_more() {
+    let pool = memories();
+    let mut all: Vec<_> = (0..INSTANCES_MAX).map(|_| pool.take(None, PAGE).expect("there is room")).collect();
+    assert!(matches!(pool.take(None, PAGE), Err(Refused::Full)));
+    all.pop();
+    assert!(pool.take(None, PAGE).is_ok());
+}
+
+#[test]
+fn a_content_that_doesn_t_lie_in_its_file_is_refused() {
+    for wrong in [
+        ContentAt { offset: 65_536, start: 0, bytes: 65_536 },
+        ContentAt { offset: 1, start: 0, bytes: 65_536 },
+        ContentAt { offset: 0, start: 4_096, bytes: 65_536 },
+        ContentAt { offset: 0, start: 0, bytes: 100 },
+        ContentAt { offset: 0, start: 0, bytes: 0 },
+        ContentAt { offset: 0, start: 1 << 32, bytes: 65_536 },
+        ContentAt { offset: u64::MAX - 65_535, start: 0, bytes: 65_536 },
+    ] {
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        file.write_all(&[0; PAGE]).expect("there is room");
+        let refused = Contents::of(file, &[wrong]).err().map(|error| error.kind());
+        assert_eq!(refused, Some(io::ErrorKind::InvalidData), "{wrong:?}");
+    }
+}
+
+#[test]
+fn stacks_are_used_again_and_cleared_where_that_is_asked_for() {
+    use wasmtime::StackCreator as _;
+    let stacks = Stacks::new(1);
+    let size = 1 << 20;
+    let first = stacks.new_stack(size, false).expect("there is room");
+    let (top, guard) = (first.top(), first.guard_range());
+    assert_eq!(first.range().len(), size);
+    assert_eq!((first.range().end, guard.end.addr()), (top.addr(), first.range().start));
+    // SAFETY: it is the stack's last byte, and nobody runs on it.
+    #[expect(unsafe_code, reason = "a test writes what a guest's frame would")]
+    let last = || unsafe { &mut *top.sub(1) };
+    *last() = 7;
+    drop(first);
+    let again = stacks.new_stack(size, false).expect("there is room");
+    assert_eq!(again.top(), top);
+    drop(again);
+    let cleared = stacks.new_stack(size, true).expect("there is room");
+    assert_eq!((cleared.top(), *last()), (top, 0));
+}
