@@ -264,10 +264,10 @@ pub const APP_CONCURRENCY_DEFAULT: u32 = 64;
 /// Requests that may wait for each place of an app's concurrency before the next is refused.
 pub const WAITING_PER_PLACE_MAX: u32 = 4;
 /// The clock that counts a guest's CPU time: one tick. A guest that computes gives its core away after one, so that
-/// others wait for that long at the most.
-pub const EPOCH_TICK: Duration = Duration::from_millis(1);
+/// others wait for that long at the most. A tick costs the box some 12 µs, and a guest that computes some 10.
+pub const EPOCH_TICK: Duration = Duration::from_micros(500);
 /// Ticks without any guest that runs, after which the clock stands still until one does: a tenth of a second.
-pub const IDLE_TICKS: u32 = 100;
+pub const IDLE_TICKS: u32 = 200;
 /// CPU time after which a request is a heavy one: of its tenant's requests on the core, the light ones go first.
 pub const HEAVY_AFTER: Duration = Duration::from_millis(4);
 /// A core that has worked for so long looks at its sockets before it goes on. To look costs it some 3 µs.
@@ -301,8 +301,8 @@ pub const RESPONSE_AT_ONCE_PIECES_MAX: usize = 64;
 /// Instances of more memory than this are let go beside the core: giving back 128 MiB takes it some 10 ms, and this much
 /// about a tick.
 pub const LET_GO_ASIDE_BYTES: u64 = 16 << 20;
-/// So many wait to be let go of.
-pub const GONE_WAITING_MAX: usize = 64;
+/// So many wait to be let go of. As each still counts as one that its tenant has, there are no more.
+pub const GONE_WAITING_MAX: usize = INSTANCES_MAX as usize;
 /// How often the node looks at the memory that it uses: a core that does nothing else takes some 100 MiB in that time.
 pub const MEMORY_LOOK: Duration = Duration::from_millis(50);
 /// A tenant's instances may have so many times as much memory together as is left to all: four fifths of it where there is

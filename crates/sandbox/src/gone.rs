@@ -3,8 +3,7 @@
 use std::any::Any;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::thread;
 
 use base::limits::{GONE_WAITING_MAX, LET_GO_ASIDE_BYTES};
@@ -17,30 +16,30 @@ use crate::watch::Report;
 /// Whatever it holds.
 type Holding = Box<dyn Any + Send>;
 
-/// A thread that lets go of what would take a core milliseconds, when nobody else wants the core.
+/// A thread that lets go of what would take a core milliseconds: a little at a time while others want the core, so that
+/// nobody waits for it.
 ///
-/// On a busy box it comes to that late. Until then what waits counts as its tenant's, as if it still ran, so that a tenant
-/// that makes much of it has less to make more of. When [`GONE_WAITING_MAX`] wait, or the box is short of memory, the next
-/// goes where it is, in a turn of its tenant's.
+/// What waits counts as its tenant's, its memory and its place among the app's instances, as if it still ran: a tenant that
+/// makes much of it has less to make more of, and waits for itself. When the box is short of memory, the thread hurries.
 pub(crate) struct Gone {
-    give: Sender<Holding>,
-    waiting: Arc<AtomicUsize>,
-    pressure: Arc<Pressure>,
+    give: SyncSender<Holding>,
 }
 
 impl Gone {
     pub(crate) fn start(pressure: Arc<Pressure>) -> io::Result<Self> {
-        let (give, taken) = channel::<Holding>();
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&waiting);
+        let (give, taken) = sync_channel::<Holding>(GONE_WAITING_MAX);
         thread::Builder::new().name("guest-gone".to_owned()).spawn(move || {
-            Priority::Idle.take();
+            let mut now = None;
             for gone in taken {
+                let wanted = if pressure.is_high() { Priority::Fair } else { Priority::Background };
+                if now != Some(wanted) {
+                    wanted.take();
+                    now = Some(wanted);
+                }
                 drop(gone);
-                counted.fetch_sub(1, Ordering::Relaxed);
             }
         })?;
-        Ok(Self { give, waiting, pressure })
+        Ok(Self { give })
     }
 
     /// Lets go of it beside the core if it holds much memory, or has had the time to make the host hold much for it, and
@@ -52,12 +51,10 @@ impl Gone {
     }
 
     pub(crate) fn let_go_of(&self, gone: Holding) {
-        let before = self.waiting.fetch_add(1, Ordering::Relaxed);
-        if before >= GONE_WAITING_MAX || self.pressure.is_high() {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
-            return drop(gone);
+        match self.give.try_send(gone) {
+            Ok(()) => {}
+            // The thread ends with the sandbox.
+            Err(TrySendError::Full(gone) | TrySendError::Disconnected(gone)) => drop(gone),
         }
-        // The thread ends with the sandbox, and then all goes at once.
-        let _ = self.give.send(gone);
     }
 }

@@ -155,7 +155,9 @@ impl Future for Serving {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<Body>> {
         match std::mem::replace(&mut *self, Self::Done) {
             Self::Made(core, answer) => {
-                core.turns.answers_soon();
+                if !core.turns.answers_soon() {
+                    return Poll::Ready(answer);
+                }
                 *self = Self::Ready(answer);
                 cx.waker().wake_by_ref();
                 Poll::Pending

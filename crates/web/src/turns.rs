@@ -112,6 +112,8 @@ struct Seat {
     answers: Cell<bool>,
     /// It was let past the line, and is polled.
     out_of_turn: Cell<bool>,
+    /// In this turn it has sent an answer without letting others go first.
+    at_once: Cell<bool>,
     /// The connection that it is a stream of.
     parent: Option<Rc<Seat>>,
 }
@@ -137,6 +139,7 @@ impl Seat {
             spent: Cell::new(spent),
             answers: Cell::new(false),
             out_of_turn: Cell::new(false),
+            at_once: Cell::new(false),
             parent,
         }
     }
@@ -242,6 +245,7 @@ impl Turns {
             State::Free | State::Gone => {}
         }
         seat.out_of_turn.set(answers);
+        seat.at_once.set(false);
         self.ledger.borrow_mut().begin(&seat.account.borrow());
         let outer = self.current.replace(Some(Rc::clone(seat)));
         if self.since_look.has_slept() {
@@ -307,17 +311,26 @@ impl Turns {
         (!known || seat.out_of_turn.get()) && self.is_busy()
     }
 
-    /// The task's answer is ready, and is sent when the core's other tasks that can go on have done so.
+    /// The task's answer is ready, and is sent when the core's other tasks that can go on have done so, unless somebody stands
+    /// in line.
     ///
     /// What came in together is then answered together: the first answer that is sent wakes its reader, and the others find
     /// it awake. To wake it for each of them would cost more than a small request does.
     pub(crate) async fn answer_soon(&self) {
-        self.answers_soon();
-        others_first().await;
+        if self.answers_soon() {
+            others_first().await;
+        }
     }
 
-    /// As [`Self::answer_soon`], for who lets others go first itself.
-    pub(crate) fn answers_soon(&self) {
+    /// As [`Self::answer_soon`], for who lets others go first itself: says whether to.
+    #[must_use]
+    pub(crate) fn answers_soon(&self) -> bool {
+        // Somebody's turn would come in between, and might be a long one. But only one answer a turn is sent so: who has
+        // many to send would never come to an end.
+        let at_once = |seat: &Rc<Seat>| !seat.at_once.replace(true);
+        if self.ledger.borrow().waiting() > 0 && self.current.borrow().as_ref().is_some_and(at_once) {
+            return false;
+        }
         // Who came here past the line pays for it now: what it answers was never anybody's turn, as where there is no site.
         if let Some(seat) = &*self.current.borrow()
             && !seat.out_of_turn.get()
@@ -328,6 +341,7 @@ impl Turns {
                 connection.answers.set(true);
             }
         }
+        true
     }
 
     /// Gives the turns, for as long as the core serves.

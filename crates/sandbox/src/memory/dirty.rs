@@ -1,4 +1,4 @@
-//! Which pages of a memory were written to: `PAGEMAP_SCAN` (ioctl_pagemap_scan(2), Linux 6.7).
+//! Which pages of a memory were written to: `PAGEMAP_SCAN` (`ioctl_pagemap_scan(2)`, Linux 6.7).
 
 use std::fs::File;
 use std::io;

@@ -137,7 +137,7 @@ fn a_content_that_doesn_t_lie_in_its_file_is_refused() {
         ContentAt { offset: u64::MAX - 65_535, start: 0, bytes: 65_536 },
     ] {
         let mut file = tempfile::tempfile().expect("a temporary file");
-        file.write_all(&[0; PAGE]).expect("there is room");
+        file.write_all(&vec![0; PAGE]).expect("there is room");
         let refused = Contents::of(file, &[wrong]).err().map(|error| error.kind());
         assert_eq!(refused, Some(io::ErrorKind::InvalidData), "{wrong:?}");
     }

@@ -249,21 +249,21 @@ mod tests {
     fn a_key_in_the_wrong_table_is_told_where_it_belongs() {
         check(
             "[static.site]\naccess_log = true\n",
-            &expect![[r#"
+            &expect![[r"
             `access_log` does not belong here
              --> firm.toml:2:1
             2 | access_log = true
               | ^^^^^^^^^^
-              help: write it above the first table of firm.toml"#]],
+              help: write it above the first table of firm.toml"]],
         );
         check(
             "reuse = true\n",
-            &expect![[r#"
+            &expect![[r"
             `reuse` does not belong here
              --> firm.toml:1:1
             1 | reuse = true
               | ^^^^^
-              help: write it in [components.NAME]"#]],
+              help: write it in [components.NAME]"]],
         );
     }
 
@@ -305,12 +305,12 @@ mod tests {
         );
         check(
             "[[limit]]\nrate = \"5/s\"\n",
-            &expect![[r#"
+            &expect![[r"
                 invalid type: map, expected a string
                  --> firm.toml:1:1
                 1 | [[limit]]
                   | ^^^^^^^^^
-                  help: there is one of it at most, so that it has one pair of brackets: [limit]"#]],
+                  help: there is one of it at most, so that it has one pair of brackets: [limit]"]],
         );
     }
 
