@@ -22,9 +22,15 @@ KEYS = 100_000
 # What Redis's own client writes before the clock counts.
 REDIS_WARM = 1_000
 
+# Each write is a request of its own.
 PUT_LUA = f"""
 local value = string.rep("x", {VALUE_BYTES})
 request = function() return wrk.format("PUT", "/put?key:" .. math.random({KEYS}), nil, value) end
+"""
+# One request writes so many, one after the other: the component is the client, as Redis's own is.
+PUTS = 200
+PUTS_LUA = f"""
+request = function() return wrk.format("GET", "/puts?{PUTS}-" .. math.random(2^31)) end
 """
 
 
@@ -60,20 +66,21 @@ def put(run, ground, case):
     put_one(ours, "hello")
     redis = servers.redis(ground.folder / "redis")
     try:
-        return [put_row(run, ground, case, ours, redis, connections) for connections in PUT_CONNECTIONS]
+        within = [put_row(run, ground, case, ours, redis, connections, PUTS_LUA, PUTS) for connections in PUT_CONNECTIONS]
+        return within + [put_row(run, ground, case, ours, redis, connections, PUT_LUA, 1) for connections in PUT_CONNECTIONS]
     finally:
         redis.stop()
 
 
-def put_row(run, ground, case, target, redis, connections):
+def put_row(run, ground, case, target, redis, connections, lua, puts):
     """Wall time a write, ours and theirs by turns."""
     ours, theirs, costs = [], [], []
     redis_seconds(redis.port, connections, REDIS_WARM)
-    measure.wrk(target, 1, ground.folder, connections, PUT_LUA)
+    measure.wrk(target, 1, ground.folder, connections, lua)
     for _ in range(run.rounds):
-        sample = measure.sample(ground.firm, target, run.seconds, ground.folder, connections, PUT_LUA)
-        ours.append(1e6 / sample.rps)
-        before, cpu = redis.cpu_seconds(), sample.cpu_us
+        sample = measure.sample(ground.firm, target, run.seconds, ground.folder, connections, lua)
+        ours.append(1e6 / sample.rps / puts)
+        before, cpu = redis.cpu_seconds(), sample.cpu_us / puts
         # As many as Redis does in about the same time: the last round's, or a guess.
         count = int(run.seconds * 1e6 / theirs[-1]) if theirs else 2_000 * connections
         theirs.append(redis_seconds(redis.port, connections, count) * 1e6 / count)
@@ -82,7 +89,8 @@ def put_row(run, ground, case, target, redis, connections):
     middle = lambda values: sorted(values)[len(values) // 2]
     at_ours, at_theirs = (middle([cost[side] for cost in costs]) for side in (0, 1))
     note = f"{1e6 / middle(ours):,.0f} writes a second against {1e6 / middle(theirs):,.0f}; CPU {at_ours:.0f} µs a write against {at_theirs:.0f}"
-    return report.row(case, f"redis, {connections} connections", round(middle(ours), 2), round(middle(theirs), 2), "µs a write", PUT_BAR, note)
+    peer = f"redis, {connections} connections" + ("; ours, a request each" if puts == 1 else "")
+    return report.row(case, peer, round(middle(ours), 2), round(middle(theirs), 2), "µs a write", PUT_BAR, note)
 
 
 def print_round(case, connections, ours, theirs):

@@ -21,7 +21,7 @@ P99_BAR = 2.0
 # that what they wait for is the box and not one another.
 VISITORS = 16
 PACED_LUA = "delay = function() return math.random(10, 30) end\n"
-SECONDS, ROUNDS = 5, 3
+SECONDS, ROUNDS = 5, 5
 # What the hostile side needs to be under way, and at the most to open its connections.
 HEAD_START_SECONDS, OPENING_SECONDS_MAX = 0.5, 20
 

@@ -5,6 +5,7 @@
 //! | `/hello` | answers 100 bytes, without a look at the store |
 //! | `/get` | opens the bucket, reads the 100 bytes of one key, answers them |
 //! | `/put?KEY` | opens the bucket, stores the request's body under the key, answers once that is durable |
+//! | `/puts?N-SEED` | stores 100 bytes `N` times, each under a random key of 100,000 and once the one before is durable |
 
 use wasip2::http::types::{Fields, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
 use wasip2::io::streams::StreamError;
@@ -35,8 +36,22 @@ impl wasip2::exports::http::incoming_handler::Guest for Kv {
                 bucket().set(key, &body(&request)).expect("the bench has room");
                 answer(out, 200, b"stored");
             }
+            "/puts" => {
+                let (count, seed) = key.split_once('-').unwrap_or((key, "1"));
+                puts(count.parse().unwrap_or(1), seed.parse().unwrap_or(1));
+                answer(out, 200, b"stored");
+            }
             _ => answer(out, 404, b"there is nothing here"),
         }
+    }
+}
+
+/// One put after the other, under the keys that a linear congruential generator gives (Knuth's MMIX).
+fn puts(count: u32, seed: u64) {
+    let (bucket, mut state) = (bucket(), seed);
+    for _ in 0..count {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        bucket.set(&format!("key:{:012}", (state >> 33) % 100_000), &HELLO).expect("the bench has room");
     }
 }
 
