@@ -1,9 +1,16 @@
 //! What a thread has allocated, net: by it the host tells whose work its memory goes into.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
+use std::ffi::CStr;
+use std::ptr::null_mut;
 
-/// The system's allocator, which counts. A program that runs guests makes it its own:
+use tikv_jemallocator::Jemalloc;
+
+/// jemalloc's name for the purge of all arenas (`MALLCTL_ARENAS_ALL` is 4096).
+const PURGE_ALL: &CStr = c"arena.4096.purge";
+
+/// jemalloc, which counts. A program that runs guests makes it its own:
 ///
 /// ```
 /// #[global_allocator]
@@ -32,43 +39,49 @@ fn take(bytes: usize) {
     NET.set(NET.get().wrapping_sub_unsigned(bytes as u64));
 }
 
-/// Gives what is free back to the kernel. glibc keeps it by itself, in an arena a thread: after a flood the node would be
-/// short of memory when all that had taken it was gone. It takes milliseconds.
-pub(crate) fn give_back() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it takes the allocator's own locks, and has no precondition.
-    #[expect(unsafe_code, reason = "no library wraps this call")]
-    unsafe {
-        libc::malloc_trim(0);
-    }
+/// Gives what is free back to the kernel, and says whether that was done. The allocator keeps it for seconds by itself:
+/// after a flood the node would be short of memory when all that had taken it was gone. It takes milliseconds.
+pub(crate) fn give_back() -> bool {
+    // SAFETY: the name ends with a zero byte, and this call wants nothing read or written. It takes the allocator's own locks.
+    #[expect(unsafe_code, reason = "jemalloc's bindings wrap the calls that read or write a value alone")]
+    let failed = unsafe { tikv_jemalloc_sys::mallctl(PURGE_ALL.as_ptr(), null_mut(), null_mut(), null_mut(), 0) };
+    failed == 0
 }
 
-// SAFETY: each call goes to the system's allocator as it came, which keeps the contract; the counting neither allocates nor
+// SAFETY: each call goes to jemalloc as it came, which keeps the contract; the counting neither allocates nor
 // unwinds.
 #[expect(unsafe_code, reason = "an allocator can be had in no other way; all it does is forward and count")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         add(layout.size());
-        // SAFETY: the caller's promises are those that the system's allocator asks for.
-        unsafe { System.alloc(layout) }
+        // SAFETY: the caller's promises are those that jemalloc asks for.
+        unsafe { Jemalloc.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         add(layout.size());
         // SAFETY: as above.
-        unsafe { System.alloc_zeroed(layout) }
+        unsafe { Jemalloc.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         take(layout.size());
         // SAFETY: as above.
-        unsafe { System.dealloc(at, layout) }
+        unsafe { Jemalloc.dealloc(at, layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         take(layout.size());
         add(size);
         // SAFETY: as above.
-        unsafe { System.realloc(at, layout, size) }
+        unsafe { Jemalloc.realloc(at, layout, size) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn jemalloc_knows_the_name_of_the_purge() {
+        assert!(super::give_back());
     }
 }
