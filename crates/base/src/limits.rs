@@ -239,6 +239,8 @@ pub const LOG_REQUEST_BYTES_MAX: usize = 128;
 /// Instances that live at once on a box, and memories that they have: each takes 4 GiB of address space. 1,000 × 4 GiB is
 /// 4 TiB of the 128 TiB that a process has; memory is only what is touched.
 pub const INSTANCES_MAX: u32 = 1_000;
+/// Memories that the instances of one tenant have at the most: half of all, however many each of them has.
+pub const TENANT_MEMORIES_MAX: usize = INSTANCES_MAX as usize / 2;
 /// Stacks of guests: a 0.3 component may have a second fiber while its first one waits.
 pub const GUEST_STACKS_MAX: usize = 2 * INSTANCES_MAX as usize;
 /// Memories and stacks that wait on a core for their next instance.
@@ -282,6 +284,9 @@ pub const TURNS_AT_ONCE_MAX: usize = 32;
 pub const ACCEPTS_PER_TURN_MAX: usize = 16;
 /// What a guest may see of the time: fine enough for caches and logs, too coarse to time another tenant's code.
 pub const GUEST_CLOCK_GRAIN: Duration = Duration::from_millis(1);
+/// A tenant whose turns are so long lately, in the mean, is not waited for with an answer that is ready. To send it at once
+/// costs up to 12 µs more, as it wakes a reader for itself.
+pub const LONG_TURN: Duration = Duration::from_micros(100);
 /// Elements of a guest's tables together. The largest that is known, CPython, has 10,000 or so.
 pub const GUEST_TABLE_ELEMENTS_MAX: usize = 100_000;
 pub const GUEST_STACK_BYTES_MAX: usize = 512 * KIB;
@@ -333,9 +338,12 @@ pub const GUEST_CALL_BYTES_MAX: usize = 16 * MIB;
 /// Bytes that a guest's `memory.fill`, `memory.copy` or `memory.init` moves between two looks for a tick: 64 KiB are 16
 /// pages, which take some 20 µs where each has to be had from the kernel first.
 pub const GUEST_BULK_PIECE_BYTES: usize = 64 * KIB;
+/// Instructions of a function between two places where a guest can be interrupted. Where each third one touches a page that
+/// has to be had from the kernel first, they take some 300 µs.
+pub const GUEST_STRAIGHT_OPERATORS_MAX: usize = 1_024;
 /// Memories of a component whose first content is mapped; those of a hundred more are copied.
 pub const GUEST_CONTENTS_MAX: usize = 256;
-/// Bytes that the first content of a memory may have for nothing, beside three times as many as it really has. An engine of
+/// Bytes that the first contents of a component may have for nothing, beside three times as many as they really have. An engine of
 /// JavaScript has 3.6 MB in 8.5.
 pub const GUEST_CONTENT_SLACK_BYTES: u64 = MIB as u64;
 /// Bytes of one piece of a body that a guest writes, and pieces that wait until they are sent: 1 MiB at the
@@ -404,6 +412,8 @@ pub const IDLE_TIME_MAX: Duration = Duration::from_secs(75);
 /// Bytes a second at which a visitor must send the body that an app waits for, and take the answer that lies ready,
 /// measured over the time in `TRANSFER_GRACE`. Both are Apache's figures for bodies.
 pub const TRANSFER_BYTES_PER_SECOND_MIN: u64 = 500;
+/// What lies ready in the streams of a connection of HTTP/2 leaves them at a rate at which all of it takes no longer.
+pub const TRANSFER_OF_STREAMS_TIME_MAX: Duration = Duration::from_hours(1);
 /// What a visitor gets before that is asked, and each time anew: a tunnel takes less.
 pub const TRANSFER_GRACE: Duration = Duration::from_secs(20);
 /// Bytes taken off a connection that the node closes, and how long that may take, so that its last answer isn't

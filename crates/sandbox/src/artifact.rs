@@ -116,7 +116,7 @@ impl Artifacts {
         DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         unfinished.file.sync_all()?;
         fs::rename(&unfinished.path, self.path(tenant, component, "cwasm"))?;
-        let artifact = Digest::from(unfinished.hash.finalize());
+        let artifact = digest_with(unfinished.hash.clone(), contents)?;
         let contents = contents.to_vec();
         let label = Label { compiled: compiled.clone(), contents, artifact, bytes: unfinished.bytes };
         let mut beside = self.begin()?;
@@ -178,7 +178,7 @@ impl Artifacts {
     ) -> Result<(Component, Flavour, Contents), ReadError> {
         let path = self.path(tenant, component, "cwasm");
         let mapped = self.label(tenant, component).and_then(|label| {
-            if digest_of(&path)? != label.artifact {
+            if digest_of(&path, &label.contents)? != label.artifact {
                 return Err(ReadError::Damaged);
             }
             let flavour = label.compiled.flavour;
@@ -209,13 +209,19 @@ fn parts(name: &str) -> Option<(Digest, &str)> {
     Some((component.parse().ok()?, rest.split_once('.')?.0))
 }
 
-fn digest_of(path: &Path) -> io::Result<Digest> {
-    let mut hash = blake3::Hasher::new();
+/// Of an artifact, and of where the contents lie in it.
+fn digest_with(mut hash: Box<blake3::Hasher>, contents: &[ContentAt]) -> io::Result<Digest> {
+    hash.update(&serde_json::to_vec(contents)?);
+    Ok(hash.finalize().into())
+}
+
+fn digest_of(path: &Path, contents: &[ContentAt]) -> io::Result<Digest> {
+    let mut hash = Box::<blake3::Hasher>::default();
     let mut file = File::open(path)?;
     let mut piece = vec![0; 1 << 20];
     loop {
         match file.read(&mut piece)? {
-            0 => return Ok(hash.finalize().into()),
+            0 => return digest_with(hash, contents),
             read => hash.update(&piece[..read]),
         };
     }

@@ -19,7 +19,7 @@ use crate::keyvalue;
 use crate::memory::{Memories, Stacks};
 
 /// Changes when artifacts of an older sandbox must not be used although wasmtime would take them.
-const ARTIFACT_REVISION: u32 = 5;
+const ARTIFACT_REVISION: u32 = 6;
 
 /// Host frames and wasmtime's own on top of a guest's stack.
 const HOST_STACK_BYTES: usize = 1 << 20;

@@ -78,18 +78,24 @@ enum Handler {
 pub(crate) async fn run(run: Run) {
     let Run { ground, program, cell, visit, request, answer, body_gone, report } = run;
     let core = visit.core;
-    let waiting = cell.reuse.as_ref().and_then(|list| list.take(core));
-    let mut live = match waiting.filter(|live| live.component == program.component()) {
-        Some(mut live) => {
+    let share = &cell.share;
+    let mut live = match cell.reuse.as_ref().and_then(|list| list.take(core)) {
+        Some(mut live) if live.component == program.component() => {
+            report.note_memory(live.store.data().limiter.memory());
             live.store.data_mut().begin(visit, &report);
             live.store.set_epoch_deadline(1);
             report.note_reused();
             live
         }
-        None => match make(&ground, &program, &cell, visit, &report).await {
-            Some(live) => live,
-            None => return,
-        },
+        other => {
+            if let Some(other) = other {
+                ground.gone.let_go_of(share, Box::new(other));
+            }
+            match make(&ground, &program, &cell, visit, &report).await {
+                Some(live) => live,
+                None => return,
+            }
+        }
     };
     let ended = match &live.handler {
         Handler::Http02(proxy) => http02(&mut live.store, proxy, request, answer, &report).await,
@@ -97,24 +103,18 @@ pub(crate) async fn run(run: Run) {
     };
     if let Err(broken) = ended {
         conclude(&live.store, &broken, &report);
-        return ground.gone.let_go(live, &report);
+        return ground.gone.let_go(share, live, &report);
     }
     let gone = match &cell.reuse {
         Some(list) if report.is_answered() => {
             live.store.data_mut().end();
             live.served += 1;
-            ground.registry.keep(list, core, live)
+            ground.registry.keep(list, core, live, (&ground.gone, share))
         }
         _ => Some(live),
     };
     if let Some(live) = gone {
-        ground.gone.let_go(live, &report);
-    }
-}
-
-impl Live {
-    pub(crate) fn memory(&self) -> u64 {
-        self.store.data().limiter.memory()
+        ground.gone.let_go(share, live, &report);
     }
 }
 
@@ -131,7 +131,9 @@ async fn make(
         Some(_) => Voice::new(Arc::clone(&cell.log), Arc::clone(&visit.request)),
         None => report.voice(),
     };
-    let mut guest = Guest::new(cell, voice, &ground.network, Limiter::new(cell.memory, &ground.budget, &cell.share));
+    let limiter = Limiter::new(cell.memory, &ground.budget, &cell.share);
+    report.note_memory(limiter.memory());
+    let mut guest = Guest::new(cell, voice, &ground.network, limiter);
     guest.begin(visit, report);
     let mut store = Store::new(ground.engines.of(program.flavour()), guest);
     store.limiter(|guest| &mut guest.limiter);
@@ -141,31 +143,28 @@ async fn make(
     store.epoch_deadline_async_yield_and_update(1);
     let (making, made) = match &program.proxy {
         Proxy::Http02(proxy) => {
-            let (making, made) = making(program, proxy.instantiate_async(&mut store)).await;
+            let (making, made) = making(program, cell, proxy.instantiate_async(&mut store)).await;
             (making, made.map(Handler::Http02))
         }
         Proxy::Http03(service) => {
-            let (making, made) = making(program, service.instantiate_async(&mut store)).await;
+            let (making, made) = making(program, cell, service.instantiate_async(&mut store)).await;
             (making, made.map(Handler::Http03))
         }
     };
     match made {
-        Ok(handler) => Some(Live { store, handler, component: program.component(), served: 0 }),
-        Err(_) if making.was_refused() => {
-            report.fault(Fault::Busy);
-            None
-        }
-        Err(error) => {
-            conclude(&store, &Broken::Start(error), report);
-            None
-        }
+        Ok(handler) => return Some(Live { store, handler, component: program.component(), served: 0 }),
+        Err(_) if making.was_refused() => drop(report.fault(Fault::Busy)),
+        Err(error) => conclude(&store, &Broken::Start(error), report),
     }
+    // What it did before it broke may be much.
+    ground.gone.let_go(&cell.share, store, report);
+    None
 }
 
 /// Makes an instance, whose memories are the program's.
-async fn making<T>(program: &Program, instantiate: impl Future<Output = T>) -> (Making, T) {
+async fn making<T>(program: &Program, cell: &Cell, instantiate: impl Future<Output = T>) -> (Making, T) {
     let mut instantiate = pin!(instantiate);
-    let mut making = Some(Making::new(&program.contents));
+    let mut making = Some(Making::new(&program.contents, &cell.share));
     poll_fn(|cx| {
         let begun = making.take().expect("it is given back below");
         let (begun, polled) = begun.during(|| instantiate.as_mut().poll(cx));

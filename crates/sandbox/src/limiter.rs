@@ -1,7 +1,7 @@
 //! An instance's memory and tables, and the memory of all instances together.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use base::limits::{
     GUEST_MEMORY_OF_FREE_MAX, GUEST_TABLE_ELEMENTS_MAX, INSTANCE_CORES_MAX, INSTANCE_MEMORIES_MAX, INSTANCE_TABLES_MAX,
@@ -28,6 +28,8 @@ pub struct Share {
     /// Bytes that the host keeps for them, near enough to tell tenants apart: what is freed elsewhere isn't seen.
     host: AtomicI64,
     known: AtomicBool,
+    /// Memories that its instances have.
+    pub(crate) memories: AtomicUsize,
     /// How often all instances were told to stop, and what wakes those that wait.
     stops: AtomicU64,
     stop: Arc<Notify>,
@@ -114,7 +116,8 @@ pub(crate) enum Refused {
 /// mostly aborts; the refusal is remembered so that the trap which follows can be explained.
 pub(crate) struct Limiter {
     memory_max: u64,
-    memory: u64,
+    /// Bytes of its memories, which whoever lets go of it wants to know.
+    memory: Arc<AtomicU64>,
     elements: usize,
     refused: Option<Refused>,
     budget: Arc<Budget>,
@@ -124,7 +127,7 @@ pub(crate) struct Limiter {
 impl Limiter {
     pub(crate) fn new(memory_max: u64, budget: &Arc<Budget>, share: &Arc<Share>) -> Self {
         let (budget, share) = (Arc::clone(budget), Arc::clone(share));
-        Self { memory_max, memory: 0, elements: 0, refused: None, budget, share }
+        Self { memory_max, memory: Arc::default(), elements: 0, refused: None, budget, share }
     }
 
     /// What was refused to another request explains nothing of this one's.
@@ -137,8 +140,8 @@ impl Limiter {
         self.refused
     }
 
-    pub(crate) fn memory(&self) -> u64 {
-        self.memory
+    pub(crate) fn memory(&self) -> &Arc<AtomicU64> {
+        &self.memory
     }
 
     pub(crate) fn memory_max(&self) -> u64 {
@@ -148,14 +151,18 @@ impl Limiter {
 
 impl Drop for Limiter {
     fn drop(&mut self) {
-        self.budget.give(&self.share, self.memory);
+        self.budget.give(&self.share, self.memory.load(Ordering::Relaxed));
     }
 }
 
 impl ResourceLimiter for Limiter {
-    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        // wasmtime refuses that, but asks here first: it would stay on the bill.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
         let more = desired.saturating_sub(current) as u64;
-        let total = self.memory.saturating_add(more);
+        let total = self.memory.load(Ordering::Relaxed).saturating_add(more);
         if total > self.memory_max {
             self.refused = Some(Refused::Instance);
             return Ok(false);
@@ -164,7 +171,7 @@ impl ResourceLimiter for Limiter {
             self.refused = Some(refused);
             return Ok(false);
         }
-        self.memory = total;
+        self.memory.store(total, Ordering::Relaxed);
         Ok(true)
     }
 
@@ -207,6 +214,15 @@ mod tests {
         assert_eq!(limiter.refused(), None);
         assert!(!grows(&mut limiter, 100, 101));
         assert_eq!(limiter.refused(), Some(Refused::Instance));
+    }
+
+    #[test]
+    fn what_is_beyond_a_memory_s_own_maximum_is_on_no_bill() {
+        let budget = Budget::new(u64::MAX);
+        let mut limiter = Limiter::new(300, &budget, &Arc::default());
+        assert!(limiter.memory_growing(0, 100, Some(200)).is_ok_and(|allowed| allowed));
+        assert!(limiter.memory_growing(100, 201, Some(200)).is_ok_and(|allowed| !allowed));
+        assert_eq!((limiter.refused(), budget.used()), (None, 100));
     }
 
     #[test]

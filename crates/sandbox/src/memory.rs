@@ -23,10 +23,11 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use base::limits::{INSTANCES_MAX, MEMORIES_IDLE_PER_CORE_MAX};
+use base::limits::{INSTANCES_MAX, MEMORIES_IDLE_PER_CORE_MAX, TENANT_MEMORIES_MAX};
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
 use crate::compile::marked;
+use crate::limiter::Share;
 use dirty::Pagemap;
 use slot::{GUARD_BYTES, RESERVED_BYTES, Slot};
 pub(crate) use stack::Stacks;
@@ -41,8 +42,10 @@ pub(crate) struct Content {
     /// Where it lies in the file, and where in the memory.
     offset: u64,
     start: usize,
-    /// To read what was written over.
-    bytes: slot::Mapped,
+    length: usize,
+    /// To read what was written over: all contents of the file, as each mapping is one of 65,530, and where this one is.
+    mapped: Arc<slot::Mapped>,
+    mapped_at: usize,
 }
 
 /// Where a content lies.
@@ -56,9 +59,19 @@ pub(crate) struct ContentAt {
 impl Contents {
     /// Maps those of a file, which must stay as it is.
     pub(crate) fn of(file: File, at: &[ContentAt]) -> io::Result<Self> {
+        let (Some(first), Some(end)) =
+            (at.iter().map(|at| at.offset).min(), at.iter().map(|at| at.offset.saturating_add(at.bytes)).max())
+        else {
+            return Ok(Self::default());
+        };
         let file = Arc::new(file);
         let length = file.metadata()?.len();
-        let map = |at: &ContentAt| {
+        let number = |number: u64| usize::try_from(number).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
+        if end > length || first >= end || first % slot::ALIGNED_BYTES != 0 {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mapped = Arc::new(slot::Mapped::new(&file, first, number(end - first)?)?);
+        let content = |at: &ContentAt| {
             let ContentAt { offset, start, bytes } = *at;
             let fits = |end: Option<u64>, max: u64| end.is_some_and(|end| end <= max);
             let whole = [offset, start, bytes].iter().all(|number| number % slot::ALIGNED_BYTES == 0) && bytes > 0;
@@ -68,17 +81,24 @@ impl Contents {
             {
                 return Err(io::Error::from(io::ErrorKind::InvalidData));
             }
-            let number = |number: u64| usize::try_from(number).map_err(|_| io::Error::from(io::ErrorKind::InvalidData));
-            let bytes = slot::Mapped::new(&file, offset, number(bytes)?)?;
-            Ok(Arc::new(Content { file: Arc::clone(&file), offset, start: number(start)?, bytes }))
+            let (start, length, mapped_at) = (number(start)?, number(bytes)?, number(offset - first)?);
+            Ok(Arc::new(Content {
+                file: Arc::clone(&file),
+                offset,
+                start,
+                length,
+                mapped: Arc::clone(&mapped),
+                mapped_at,
+            }))
         };
-        at.iter().map(map).collect::<io::Result<_>>().map(Self)
+        at.iter().map(content).collect::<io::Result<_>>().map(Self)
     }
 }
 
 /// Which program's memories are made on this thread just now.
 pub(crate) struct Making {
     contents: Arc<Contents>,
+    share: Arc<Share>,
     /// There was no stretch left for one of them.
     refused: bool,
 }
@@ -102,8 +122,9 @@ fn home() -> usize {
 }
 
 impl Making {
-    pub(crate) fn new(contents: &Arc<Contents>) -> Self {
-        Self { contents: Arc::clone(contents), refused: false }
+    /// For an instance of the tenant that has this share of the box.
+    pub(crate) fn new(contents: &Arc<Contents>, share: &Arc<Share>) -> Self {
+        Self { contents: Arc::clone(contents), share: Arc::clone(share), refused: false }
     }
 
     /// Does what may make memories.
@@ -140,7 +161,9 @@ impl Memories {
     /// Gives back what no instance has.
     pub(crate) fn release(&self) {
         for idle in &self.0.idle {
-            drop(std::mem::take(&mut *locked(idle)));
+            let gone = std::mem::take(&mut *locked(idle));
+            // It takes a while, and a core may want the list.
+            drop(gone);
         }
     }
 }
@@ -154,26 +177,46 @@ fn locked(idle: &Mutex<Vec<Slot>>) -> MutexGuard<'_, Vec<Slot>> {
 enum Refused {
     #[error("{INSTANCES_MAX} memories are in use, as many as there may be")]
     Full,
+    #[error("{TENANT_MEMORIES_MAX} memories are in use by this tenant, as many as it may have")]
+    TenantFull,
     #[error("a memory can't be had from the kernel: {0}")]
     Kernel(#[from] io::Error),
 }
 
-/// Counts as in use while it lives.
-struct Taken(Arc<Inner>);
+/// Counts as in use, on the box and by its tenant, while it lives.
+struct Taken {
+    pool: Arc<Inner>,
+    share: Arc<Share>,
+}
+
+impl Taken {
+    fn new(pool: &Arc<Inner>, share: &Arc<Share>) -> Result<Self, Refused> {
+        let before = pool.taken.fetch_add(1, Ordering::Relaxed);
+        let own = share.memories.fetch_add(1, Ordering::Relaxed);
+        let taken = Self { pool: Arc::clone(pool), share: Arc::clone(share) };
+        if before >= INSTANCES_MAX as usize {
+            return Err(Refused::Full);
+        }
+        // Its instances may have eight each, and others want some.
+        if own >= TENANT_MEMORIES_MAX { Err(Refused::TenantFull) } else { Ok(taken) }
+    }
+}
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+        self.pool.taken.fetch_sub(1, Ordering::Relaxed);
+        self.share.memories.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Inner {
-    fn take(self: &Arc<Self>, content: Option<&Arc<Content>>, minimum: usize) -> Result<Linear, Refused> {
-        let before = self.taken.fetch_add(1, Ordering::Relaxed);
-        let taken = Taken(Arc::clone(self));
-        if before >= INSTANCES_MAX as usize {
-            return Err(Refused::Full);
-        }
+    fn take(
+        self: &Arc<Self>,
+        share: &Arc<Share>,
+        content: Option<&Arc<Content>>,
+        minimum: usize,
+    ) -> Result<Linear, Refused> {
+        let taken = Taken::new(self, share)?;
         let home = home() % self.idle.len();
         // One that had the same content needn't be mapped anew.
         let held = {
@@ -220,7 +263,7 @@ impl Linear {
 impl Drop for Linear {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
-            self.taken.0.give_back(self.home, slot, self.minimum);
+            self.taken.pool.give_back(self.home, slot, self.minimum);
         }
     }
 }
@@ -267,19 +310,15 @@ unsafe impl MemoryCreator for Memories {
         }
         let number = maximum.and_then(|maximum| marked(maximum as u64));
         MAKING.with_borrow_mut(|making| {
-            let contents = making.as_ref().map(|making| &making.contents.0);
+            let making = making.as_mut().ok_or("a memory is asked for, and no instance is being made")?;
             let content = match number {
-                Some(number) => Some(
-                    contents.and_then(|contents| contents.get(number)).ok_or("a memory's first content is missing")?,
-                ),
+                Some(number) => Some(making.contents.0.get(number).ok_or("a memory's first content is missing")?),
                 None => None,
             };
-            match self.0.take(content, minimum) {
+            match self.0.take(&making.share, content, minimum) {
                 Ok(linear) => Ok(Box::new(linear) as Box<dyn LinearMemory>),
                 Err(refused) => {
-                    if let (Refused::Full, Some(making)) = (&refused, making) {
-                        making.refused = true;
-                    }
+                    making.refused |= matches!(refused, Refused::Full | Refused::TenantFull);
                     Err(refused.to_string())
                 }
             }

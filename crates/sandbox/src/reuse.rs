@@ -5,14 +5,14 @@
 //! belongs to the cell, and a change of code, variables or secrets makes a new cell.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use base::limits::{REUSE_IDLE_MAX, REUSE_IDLE_PER_CORE_MAX, REUSE_REQUESTS_MAX, REUSE_TIME_MAX};
 
 use crate::gone::Gone;
 use crate::instance::Live;
-use crate::limiter::Budget;
+use crate::limiter::{Budget, Share};
 
 /// The instances of one cell that wait.
 pub struct Reuse {
@@ -23,6 +23,21 @@ pub struct Reuse {
     works: AtomicBool,
     /// The component can't answer twice: each request gets a fresh instance after all.
     off: AtomicBool,
+    /// Who lets go of what waits when its cell has gone, once anything does.
+    gone: OnceLock<(Gone, Arc<Share>)>,
+}
+
+impl Drop for Reuse {
+    /// A release has ended, and the last to know of it is a core that serves others now.
+    fn drop(&mut self) {
+        let Some((gone, share)) = self.gone.take() else { return };
+        for core in &mut self.cores {
+            let waiting = std::mem::take(core.get_mut().unwrap_or_else(PoisonError::into_inner));
+            if !waiting.is_empty() {
+                gone.let_go_of(&share, Box::new(waiting));
+            }
+        }
+    }
 }
 
 struct Waiting {
@@ -50,6 +65,7 @@ impl Reuse {
             known: AtomicBool::new(false),
             works: AtomicBool::new(false),
             off: AtomicBool::new(false),
+            gone: OnceLock::new(),
         })
     }
 
@@ -63,7 +79,7 @@ impl Reuse {
     }
 
     /// A used instance failed. Where none has ever answered twice, none will: gives whether that was found out just now.
-    pub(crate) fn failed(&self, gone: &Gone) -> bool {
+    pub(crate) fn failed(&self, gone: &Gone, share: &Arc<Share>) -> bool {
         if self.works.load(Ordering::Relaxed) {
             return false;
         }
@@ -71,7 +87,7 @@ impl Reuse {
         for core in &self.cores {
             let waiting = std::mem::take(&mut *core.lock().unwrap_or_else(PoisonError::into_inner));
             if !waiting.is_empty() {
-                gone.let_go_of(Box::new(waiting));
+                gone.let_go_of(share, Box::new(waiting));
             }
         }
         news
@@ -109,7 +125,13 @@ impl Registry {
     }
 
     /// Keeps the instance for its cell's next request, or gives it back: it is worn, or there are enough.
-    pub(crate) fn keep(&self, list: &Arc<Reuse>, core: usize, live: Live) -> Option<Live> {
+    pub(crate) fn keep(
+        &self,
+        list: &Arc<Reuse>,
+        core: usize,
+        live: Live,
+        (gone, share): (&Gone, &Arc<Share>),
+    ) -> Option<Live> {
         if live.served == 2 {
             list.works.store(true, Ordering::Relaxed);
         }
@@ -121,6 +143,7 @@ impl Registry {
             return Some(live);
         }
         if !list.known.swap(true, Ordering::Relaxed) {
+            let _ = list.gone.set((gone.clone(), Arc::clone(share)));
             self.lists.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(list));
         }
         let mut waiting = list.core(core).lock().unwrap_or_else(PoisonError::into_inner);

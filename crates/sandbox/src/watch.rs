@@ -1,8 +1,8 @@
 //! Watches a running instance: its CPU time, its wall time, and what becomes of it.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ pub(crate) struct Report {
     answered: AtomicBool,
     /// It has used much of its core for this request.
     heavy: AtomicBool,
+    /// Bytes of the instance's memories.
+    memory: OnceLock<Arc<AtomicU64>>,
     /// Bytes that the host has come to keep for it, on its tenant's bill until this is dropped.
     held: AtomicI64,
     share: Arc<Share>,
@@ -44,6 +46,7 @@ impl Report {
             reused: AtomicBool::new(false),
             answered: AtomicBool::new(false),
             heavy: AtomicBool::new(false),
+            memory: OnceLock::new(),
             held: AtomicI64::new(0),
             share: Arc::clone(share),
             reader: AtomicWaker::new(),
@@ -80,6 +83,16 @@ impl Report {
 
     pub(crate) fn is_heavy(&self) -> bool {
         self.heavy.load(Ordering::Relaxed)
+    }
+
+    /// Which instance it is, by where the bytes of its memories are counted.
+    pub(crate) fn note_memory(&self, memory: &Arc<AtomicU64>) {
+        // There is one to a request.
+        let _ = self.memory.set(Arc::clone(memory));
+    }
+
+    pub(crate) fn memory(&self) -> u64 {
+        self.memory.get().map_or(0, |memory| memory.load(Ordering::Relaxed))
     }
 
     pub(crate) fn is_reused(&self) -> bool {
@@ -214,9 +227,18 @@ impl Watched {
     fn stop(&mut self, fault: Fault) -> Poll<()> {
         self.report.fault(fault);
         if let Some(guest) = self.guest.take() {
-            self.ground.gone.let_go_of(Box::new(guest));
+            self.ground.gone.let_go_of(&self.cell.share, Box::new(guest));
         }
         Poll::Ready(())
+    }
+}
+
+impl Drop for Watched {
+    /// Nobody waits for it any more: its visitor has gone away.
+    fn drop(&mut self) {
+        if let Some(guest) = self.guest.take() {
+            self.ground.gone.let_go(&self.cell.share, guest, &self.report);
+        }
     }
 }
 

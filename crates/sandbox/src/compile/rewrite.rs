@@ -1,18 +1,21 @@
 //! What is changed of a component before it is compiled.
 //!
-//! Two things, in each of its core modules: bulk memory instructions are cut into pieces ([`bulk`]), and the memory's
-//! first content is taken out, to be mapped rather than copied ([`image`]). To the component's own code nothing is
-//! different.
+//! Three things, in each of its core modules: bulk memory instructions are cut into pieces ([`bulk`]), long runs of
+//! instructions without a loop are broken by loops that go round once, and the memory's first content is taken out, to be
+//! mapped rather than copied ([`image`]). To the component's own code nothing is different.
 
 mod bulk;
 mod image;
 
+use std::collections::HashMap;
 use std::convert::Infallible;
+
+use base::limits::{GUEST_CONTENT_SLACK_BYTES, GUEST_STRAIGHT_OPERATORS_MAX};
 
 use wasm_encoder::reencode::{Error, Reencode, ReencodeComponent, utils};
 use wasm_encoder::{
-    CodeSection, Component, ComponentSectionId, DataSection, FunctionSection, Instruction, MemorySection, Module,
-    ModuleSection, RawSection, TypeSection,
+    BlockType, CodeSection, Component, ComponentSectionId, DataSection, FunctionSection, Instruction, MemorySection,
+    Module, ModuleSection, RawSection, TypeSection,
 };
 use wasmparser::{
     CodeSectionReader, Data, FunctionBody, FunctionSectionReader, MemorySectionReader, Parser, Payload, TypeRef,
@@ -54,15 +57,17 @@ pub(super) fn rewrite(wasm: &[u8]) -> Result<Rewritten, RewriteError> {
             return Err(RewriteError::CutOff);
         }
     }
-    let (mut component, mut modules) = (Component::new(), Modules::default());
+    let (mut component, mut modules) =
+        (Component::new(), Modules { contents: Vec::new(), slack: GUEST_CONTENT_SLACK_BYTES });
     modules.parse_component(&mut component, Parser::new(0), wasm)?;
     Ok(Rewritten { wasm: component.finish(), contents: modules.contents })
 }
 
 /// Rewrites the modules of a component, however deep they lie in it, and leaves the rest as it is.
-#[derive(Default)]
 struct Modules {
     contents: Vec<FirstContent>,
+    /// Bytes that its contents may still have for nothing.
+    slack: u64,
 }
 
 impl Reencode for Modules {
@@ -76,8 +81,8 @@ impl ReencodeComponent for Modules {
         _parser: Parser,
         wasm: &[u8],
     ) -> Result<(), Damage> {
-        let mut rewriting = Rewriting::of(wasm, self.contents.len())?;
-        if rewriting.bulks.is_empty() && rewriting.content.is_none() {
+        let mut rewriting = Rewriting::of(wasm, self.contents.len(), &mut self.slack)?;
+        if !rewriting.changes() {
             component.section(&RawSection { id: ComponentSectionId::CoreModule.into(), data: wasm });
             return Ok(());
         }
@@ -94,14 +99,20 @@ impl ReencodeComponent for Modules {
 struct Rewriting {
     types: u32,
     functions: u32,
-    bulks: Vec<Bulk>,
+    /// And the place of each among those functions.
+    bulks: HashMap<Bulk, u32>,
     content: Option<FirstContent>,
+    /// A memory could be taken for one whose content was taken out.
+    mistakable: bool,
+    /// A function has many instructions.
+    long: bool,
 }
 
 impl Rewriting {
     /// What is to be done with a module, of which so many before had a content.
-    fn of(wasm: &[u8], before: usize) -> Result<Self, Damage> {
-        let (mut types, mut functions, mut bulks) = (0, 0, Vec::new());
+    fn of(wasm: &[u8], before: usize, slack: &mut u64) -> Result<Self, Damage> {
+        let (mut types, mut functions, mut bulks) = (0, 0, HashMap::new());
+        let (mut mistakable, mut long) = (false, false);
         for payload in Parser::new(0).parse_all(wasm) {
             match payload? {
                 Payload::TypeSection(section) => {
@@ -115,23 +126,57 @@ impl Rewriting {
                     }
                 }
                 Payload::FunctionSection(section) => functions += section.count(),
+                Payload::MemorySection(section) => {
+                    for memory in section {
+                        mistakable |= image::is_mistakable(&memory?);
+                    }
+                }
                 Payload::CodeSectionEntry(body) => {
-                    for bulk in bulk::found_in(&body)? {
-                        if !bulks.contains(&bulk) {
-                            bulks.push(bulk);
-                        }
+                    let found = Found::in_body(&body)?;
+                    long |= found.is_long();
+                    for bulk in found.bulks {
+                        let next = count(bulks.len());
+                        bulks.entry(bulk).or_insert(next);
                     }
                 }
                 _ => {}
             }
         }
-        Ok(Self { types, functions, bulks, content: FirstContent::of(wasm, before)? })
+        let content = FirstContent::of(wasm, before, slack)?;
+        Ok(Self { types, functions, bulks, content, mistakable, long })
+    }
+
+    fn changes(&self) -> bool {
+        !self.bulks.is_empty() || self.content.is_some() || self.mistakable || self.long
     }
 
     /// The number of the function that does it in pieces.
     fn function(&self, bulk: Bulk) -> u32 {
-        let at = self.bulks.iter().position(|held| *held == bulk).expect("all were found before");
-        self.functions + count(at)
+        self.functions + self.bulks[&bulk]
+    }
+}
+
+/// What is to be changed of a function.
+struct Found {
+    bulks: Vec<Bulk>,
+    operators: usize,
+}
+
+impl Found {
+    fn in_body(body: &FunctionBody<'_>) -> Result<Self, Damage> {
+        let (mut bulks, mut count) = (Vec::new(), 0);
+        let mut operators = body.get_operators_reader()?;
+        while !operators.eof() {
+            bulks.extend(Bulk::of(&operators.read()?));
+            count += 1;
+        }
+        Ok(Self { bulks, operators: count })
+    }
+
+    /// A guest is interrupted where a function or a loop begins. So many instructions in between may each touch a page that
+    /// the kernel has yet to give.
+    fn is_long(&self) -> bool {
+        self.operators > GUEST_STRAIGHT_OPERATORS_MAX
     }
 }
 
@@ -156,7 +201,7 @@ impl Reencode for Rewriting {
         section: FunctionSectionReader<'_>,
     ) -> Result<(), Damage> {
         utils::parse_function_section(self, functions, section)?;
-        for _ in &self.bulks {
+        for _ in 0..self.bulks.len() {
             functions.function(self.types);
         }
         Ok(())
@@ -164,22 +209,30 @@ impl Reencode for Rewriting {
 
     fn parse_code_section(&mut self, code: &mut CodeSection, section: CodeSectionReader<'_>) -> Result<(), Damage> {
         utils::parse_code_section(self, code, section)?;
-        for bulk in &self.bulks {
+        let mut bulks: Vec<_> = self.bulks.iter().collect();
+        bulks.sort_unstable_by_key(|(_, place)| **place);
+        for (bulk, _) in bulks {
             code.function(&bulk.in_a_loop());
         }
         Ok(())
     }
 
     fn parse_function_body(&mut self, code: &mut CodeSection, body: FunctionBody<'_>) -> Result<(), Damage> {
-        if bulk::found_in(&body)?.is_empty() {
+        let found = Found::in_body(&body)?;
+        if found.bulks.is_empty() && !found.is_long() {
             // As it is: most are, and to take them apart would only take time.
             code.raw(body.as_bytes());
             return Ok(());
         }
         let mut function = self.new_function_with_parsed_locals(&body)?;
-        let mut operators = body.get_operators_reader()?;
+        let (mut operators, mut straight) = (body.get_operators_reader()?, 0);
         while !operators.eof() {
             let operator = operators.read()?;
+            if straight == GUEST_STRAIGHT_OPERATORS_MAX {
+                function.instruction(&Instruction::Loop(BlockType::Empty)).instruction(&Instruction::End);
+                straight = 0;
+            }
+            straight += 1;
             match Bulk::of(&operator) {
                 Some(bulk) => function.instruction(&Instruction::Call(self.function(bulk))),
                 None => function.instruction(&self.instruction(operator)?),
@@ -196,8 +249,9 @@ impl Reencode for Rewriting {
     ) -> Result<(), Damage> {
         for memory in section {
             let mut memory = self.memory_type(memory?)?;
-            if let Some(content) = &self.content {
-                memory.maximum = Some(content.mark());
+            match &self.content {
+                Some(content) => memory.maximum = Some(content.mark()),
+                None => memory.maximum = memory.maximum.map(|maximum| image::unmistakable(memory.minimum, maximum)),
             }
             memories.memory(memory);
         }

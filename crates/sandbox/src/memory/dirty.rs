@@ -10,9 +10,9 @@ use std::os::fd::AsRawFd;
 const PAGEMAP_SCAN: libc::Ioctl = 0xc060_6610_u32 as libc::Ioctl;
 
 // linux/fs.h
-const PAGE_IS_WRITTEN: u64 = 1 << 1;
 const PAGE_IS_FILE: u64 = 1 << 2;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
 const PAGE_IS_PFNZERO: u64 = 1 << 5;
 
 /// Pieces that one call tells of.
@@ -57,14 +57,15 @@ pub(super) struct Found {
 }
 
 impl Pagemap {
-    /// `None` where the kernel can't tell.
+    /// `None` where the kernel can't tell, or doesn't find a page that is written to here.
     pub(super) fn open() -> Option<Self> {
         let pagemap = Self(File::open("/proc/self/pagemap").ok()?);
-        let probe = [0_u8; 1];
-        pagemap
-            .written(std::ptr::from_ref(&probe).map_addr(|at| at & !0xffff).cast_mut().cast(), 1 << 16, 1 << 16)
-            .ok()?;
-        Some(pagemap)
+        let page = rustix::param::page_size();
+        let mut written = vec![1_u8; 2 * page];
+        let start = written.as_mut_ptr().map_addr(|at| at.next_multiple_of(page));
+        let found = pagemap.written(start, page, page).ok()?;
+        let mut pieces = found.pieces();
+        (pieces.next() == Some(0..page) && pieces.next().is_none()).then_some(pagemap)
     }
 
     /// Looks from `start` for pages that were written to: for so many bytes, or until it has found about `most` or as much
@@ -82,7 +83,9 @@ impl Pagemap {
             vec_len: PIECES as u64,
             max_pages: most.div_ceil(rustix::param::page_size()) as u64,
             category_inverted: PAGE_IS_PFNZERO | PAGE_IS_FILE,
-            category_mask: PAGE_IS_WRITTEN | PAGE_IS_PRESENT | PAGE_IS_PFNZERO | PAGE_IS_FILE,
+            category_mask: PAGE_IS_PFNZERO | PAGE_IS_FILE,
+            // One that the kernel has swapped out, or moves elsewhere just now, isn't there and was written to all the same.
+            category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
             ..Scan::default()
         };
         // SAFETY: the argument is what this call takes, and lives as long as it takes; it writes `walk_end`, and to

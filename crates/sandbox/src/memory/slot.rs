@@ -42,8 +42,9 @@ impl Mapped {
         Ok(Self { at: NonNull::new(at.cast()).expect("the kernel doesn't map the first page"), length })
     }
 
-    pub(super) fn length(&self) -> usize {
-        self.length
+    fn at(&self, offset: usize) -> *const u8 {
+        debug_assert!(offset < self.length);
+        self.at.as_ptr().wrapping_add(offset)
     }
 }
 
@@ -61,6 +62,8 @@ pub(super) struct Slot {
     content: Option<Arc<Content>>,
     /// Bytes from the start that can be read and written.
     open: usize,
+    /// The kernel refused to open or close a part, and may have done some of it.
+    torn: bool,
 }
 
 // SAFETY: the stretch belongs to whoever has the slot.
@@ -77,7 +80,7 @@ impl Slot {
         #[expect(unsafe_code, reason = "address space is had in no other way")]
         let whole = unsafe { mmap_anonymous(ptr::null_mut(), WHOLE_BYTES, ProtFlags::empty(), flags)? };
         let whole = NonNull::new(whole.cast()).expect("the kernel doesn't map the first page");
-        Ok(Self { whole, content: None, open: 0 })
+        Ok(Self { whole, content: None, open: 0, torn: false })
     }
 
     pub(super) fn start(&self) -> *mut u8 {
@@ -115,11 +118,11 @@ impl Slot {
                 #[expect(unsafe_code, reason = "what is mapped in a place is replaced in no other way")]
                 unsafe {
                     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
-                    mmap_anonymous(self.at(held.start).cast(), held.bytes.length(), ProtFlags::empty(), flags)?;
+                    mmap_anonymous(self.at(held.start).cast(), held.length, ProtFlags::empty(), flags)?;
                 }
             }
             if let Some(content) = content {
-                if content.start + content.bytes.length() > minimum {
+                if content.start + content.length > minimum {
                     return Err(io::ErrorKind::InvalidData.into());
                 }
                 // It may be larger by now than what it gets.
@@ -127,7 +130,7 @@ impl Slot {
                 // SAFETY: as above. The file is as long as the content, and stays as it is (`Contents::of`).
                 #[expect(unsafe_code, reason = "as above")]
                 unsafe {
-                    let (length, flags) = (content.bytes.length(), MapFlags::PRIVATE | MapFlags::FIXED);
+                    let (length, flags) = (content.length, MapFlags::PRIVATE | MapFlags::FIXED);
                     mmap(self.at(content.start).cast(), length, OPEN, flags, &*content.file, content.offset)?;
                 }
                 self.content = Some(Arc::clone(content));
@@ -160,18 +163,20 @@ impl Slot {
         Ok(())
     }
 
-    fn protect(&self, from: usize, to: usize, protection: MprotectFlags) -> io::Result<()> {
+    fn protect(&mut self, from: usize, to: usize, protection: MprotectFlags) -> io::Result<()> {
         // SAFETY: it lies in the stretch, and nobody but the instance that this slot belongs to refers to it: what is
         // opened was closed before, and what is closed no instance has any more.
         #[expect(unsafe_code, reason = "protection is changed in no other way")]
-        unsafe {
-            mprotect(self.at(from).cast(), to - from, protection)?;
-        }
-        Ok(())
+        let done = unsafe { mprotect(self.at(from).cast(), to - from, protection) };
+        self.torn |= done.is_err();
+        Ok(done?)
     }
 
     /// Makes it what it was before its instance had it: `minimum` bytes, of zeros and of its content.
     pub(super) fn put_back(&mut self, minimum: usize, pagemap: Option<&Pagemap>) -> io::Result<()> {
+        if self.torn {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         if self.open > minimum {
             self.give(minimum, self.open)?;
             self.close(minimum)?;
@@ -198,9 +203,7 @@ impl Slot {
         let end = from + length;
         assert!(end <= self.open, "a page beyond the memory was written to");
         let (start, stop) = match &self.content {
-            Some(content) => {
-                (content.start.clamp(from, end), (content.start + content.bytes.length()).clamp(from, end))
-            }
+            Some(content) => (content.start.clamp(from, end), (content.start + content.length).clamp(from, end)),
             None => (end, end),
         };
         // SAFETY: all of it lies in the part, which is open and which nobody else refers to; what is read lies in the
@@ -209,7 +212,7 @@ impl Slot {
         unsafe {
             self.at(from).write_bytes(0, start - from);
             if let Some(content) = self.content.as_ref().filter(|_| start < stop) {
-                let first = content.bytes.at.as_ptr().add(start - content.start);
+                let first = content.mapped.at(content.mapped_at + (start - content.start));
                 self.at(start).copy_from_nonoverlapping(first, stop - start);
             }
             self.at(stop).write_bytes(0, end - stop);

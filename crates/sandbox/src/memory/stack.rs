@@ -116,7 +116,8 @@ impl Stacks {
     /// Gives back what no guest has.
     pub(crate) fn release(&self) {
         for idle in &self.0.idle {
-            drop(std::mem::take(&mut *locked(idle)));
+            let gone = std::mem::take(&mut *locked(idle));
+            drop(gone);
         }
     }
 }

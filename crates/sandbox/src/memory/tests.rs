@@ -28,7 +28,7 @@ fn bytes(memory: &mut Linear) -> &mut [u8] {
 }
 
 fn is_new(memory: &mut Linear, content: Option<&Arc<Content>>, number: u8) -> bool {
-    let held = content.map_or(0..0, |content| content.start..content.start + content.bytes.length());
+    let held = content.map_or(0..0, |content| content.start..content.start + content.length);
     bytes(memory).iter().enumerate().all(|(at, byte)| *byte == if held.contains(&at) { number } else { 0 })
 }
 
@@ -58,7 +58,7 @@ fn one_guest_after_the_other(pool: &Arc<Inner>, contents: &Contents, guests: &[G
         let number = guest.content.map_or(0, |number| u8::try_from(number + 1).expect("a few"));
         // Their contents and a few pages more; without any, fewer.
         let minimum = PAGE * if guest.content.is_some() { 6 } else { 3 };
-        let mut memory = pool.take(content, minimum).expect("there is room");
+        let mut memory = pool.take(&Arc::default(), content, minimum).expect("there is room");
         prop_assert_eq!(memory.byte_size(), minimum);
         prop_assert!(is_new(&mut memory, content, number), "it holds what another wrote");
         memory.grow_to(minimum + guest.grows * PAGE).expect("there is room");
@@ -91,7 +91,7 @@ fn a_stretch_of_the_same_content_is_used_again() {
     let [first, second] = [&contents.0[0], &contents.0[1]];
     let mut starts = Vec::new();
     for content in [first, second, first, second] {
-        let memory = pool.take(Some(content), PAGE).expect("there is room");
+        let memory = pool.take(&Arc::default(), Some(content), PAGE).expect("there is room");
         starts.push(memory.as_ptr());
     }
     assert_eq!(starts[..2], starts[2..]);
@@ -103,14 +103,15 @@ fn a_stretch_of_the_same_content_is_used_again() {
 #[test]
 fn so_many_wait_and_no_more() {
     let pool = memories();
-    let all: Vec<_> =
-        (0..2 * MEMORIES_IDLE_PER_CORE_MAX).map(|_| pool.take(None, PAGE).expect("there is room")).collect();
+    let all: Vec<_> = (0..2 * MEMORIES_IDLE_PER_CORE_MAX)
+        .map(|_| pool.take(&Arc::default(), None, PAGE).expect("there is room"))
+        .collect();
     drop(all);
     let idle = || pool.idle[0].lock().expect("nobody panicked").len();
     assert_eq!(idle(), MEMORIES_IDLE_PER_CORE_MAX);
     // One with a content takes the place of the oldest.
     let contents = contents(&[(0, 1)]);
-    drop(pool.take(Some(&contents.0[0]), PAGE).expect("there is room"));
+    drop(pool.take(&Arc::default(), Some(&contents.0[0]), PAGE).expect("there is room"));
     assert_eq!(idle(), MEMORIES_IDLE_PER_CORE_MAX);
     Memories(Arc::clone(&pool)).release();
     assert_eq!(idle(), 0);
@@ -119,10 +120,16 @@ fn so_many_wait_and_no_more() {
 #[test]
 fn so_many_are_in_use_and_no_more() {
     let pool = memories();
-    let mut all: Vec<_> = (0..INSTANCES_MAX).map(|_| pool.take(None, PAGE).expect("there is room")).collect();
-    assert!(matches!(pool.take(None, PAGE), Err(Refused::Full)));
+    let [greedy, other, third] = [(); 3].map(|()| Arc::default());
+    let take = |share| pool.take(share, None, PAGE);
+    let mut all: Vec<_> = (0..TENANT_MEMORIES_MAX).map(|_| take(&greedy).expect("there is room")).collect();
+    assert!(matches!(take(&greedy), Err(Refused::TenantFull)), "others want some");
+    all.extend((all.len()..INSTANCES_MAX as usize).map(|_| take(&other).expect("there is room")));
+    assert!(matches!(take(&third), Err(Refused::Full)));
     all.pop();
-    assert!(pool.take(None, PAGE).is_ok());
+    assert!(take(&third).is_ok());
+    drop(all);
+    assert!(take(&greedy).is_ok());
 }
 
 #[test]

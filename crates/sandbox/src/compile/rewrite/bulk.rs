@@ -10,12 +10,10 @@
 
 use base::limits::GUEST_BULK_PIECE_BYTES;
 use wasm_encoder::{BlockType, Function, Instruction, ValType};
-use wasmparser::{FunctionBody, Operator};
-
-use super::Damage;
+use wasmparser::Operator;
 
 /// An instruction that moves as many bytes as its operands say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Bulk {
     Fill,
     Copy,
@@ -40,16 +38,6 @@ impl Bulk {
             Self::Init(data_index) => Instruction::MemoryInit { mem: 0, data_index },
         }
     }
-}
-
-/// Those of a function, one after the other.
-pub(super) fn found_in(body: &FunctionBody<'_>) -> Result<Vec<Bulk>, Damage> {
-    let mut found = Vec::new();
-    let mut operators = body.get_operators_reader()?;
-    while !operators.eof() {
-        found.extend(Bulk::of(&operators.read()?));
-    }
-    Ok(found)
 }
 
 /// Where to, what or from where, and how many bytes.

@@ -7,7 +7,7 @@
 //! A memory whose content was taken out is marked by its maximum, which no memory comes near: that is how it is known
 //! again when an instance is made.
 
-use base::limits::{GUEST_CONTENT_SLACK_BYTES, GUEST_CONTENTS_MAX, INSTANCE_MEMORY_MAX};
+use base::limits::{GUEST_CONTENTS_MAX, INSTANCE_MEMORY_MAX};
 use wasmparser::{Data, DataKind, MemoryType, Operator, Parser, Payload, TypeRef};
 
 use super::Damage;
@@ -37,8 +37,9 @@ pub(in crate::compile) struct FirstContent {
 }
 
 impl FirstContent {
-    /// That of a module, if it can be told without running it, and there is any. So many before had one.
-    pub(super) fn of(wasm: &[u8], before: usize) -> Result<Option<Self>, Damage> {
+    /// That of a module, if it can be told without running it, and there is any. So many before had one, and left so much
+    /// slack.
+    pub(super) fn of(wasm: &[u8], before: usize, slack: &mut u64) -> Result<Option<Self>, Damage> {
         let (mut memories, mut segments) = (Vec::new(), Vec::new());
         for payload in Parser::new(0).parse_all(wasm) {
             match payload? {
@@ -70,7 +71,11 @@ impl FirstContent {
         if before >= GUEST_CONTENTS_MAX || !can_be_marked(&memory) {
             return Ok(None);
         }
-        Ok(laid_out(&segments, memory.initial * PAGE_BYTES).map(|(start, bytes)| Self { number: before, start, bytes }))
+        Ok(laid_out(&segments, memory.initial * PAGE_BYTES, slack).map(|(start, bytes)| Self {
+            number: before,
+            start,
+            bytes,
+        }))
     }
 
     /// The maximum of its memory, in pages.
@@ -93,14 +98,32 @@ fn offset(segment: &Data<'_>) -> Result<Option<u64>, Damage> {
     Ok(matches!(operators.read()?, Operator::End).then_some(at))
 }
 
-/// A maximum that stands there stays, unless no memory can come to it.
+/// Past all marks.
+const MARKS_END: u64 = MARK + GUEST_CONTENTS_MAX as u64;
+
+/// A maximum that stands there is never raised: another module of the component may take the memory as one that has none
+/// larger.
 fn can_be_marked(memory: &MemoryType) -> bool {
     let plain = !memory.memory64 && !memory.shared && memory.page_size_log2.is_none();
-    plain && memory.initial < MARK && memory.maximum.is_none_or(|maximum| maximum * PAGE_BYTES > INSTANCE_MEMORY_MAX)
+    plain && memory.initial < MARK && memory.maximum.is_none_or(|maximum| maximum >= MARKS_END)
+}
+
+/// Does it have a maximum by which it would be taken for one whose content was taken out? 2 GiB is what some compilers write.
+pub(super) fn is_mistakable(memory: &MemoryType) -> bool {
+    memory.maximum.is_some_and(|maximum| unmistakable(memory.initial, maximum) != maximum)
+}
+
+/// A maximum in place of one that a mark has, out of reach as well, and no larger unless the memory is.
+pub(super) fn unmistakable(initial: u64, maximum: u64) -> u64 {
+    match maximum {
+        MARK..MARKS_END if initial < MARK => MARK - 1,
+        MARK..MARKS_END => MARKS_END,
+        _ => maximum,
+    }
 }
 
 /// The segments as a memory of so many bytes has them when all have been copied.
-fn laid_out(segments: &[(u64, &[u8])], memory: u64) -> Option<(u64, Vec<u8>)> {
+fn laid_out(segments: &[(u64, &[u8])], memory: u64, slack: &mut u64) -> Option<(u64, Vec<u8>)> {
     let filled = segments.iter().filter(|(_, data)| !data.is_empty());
     let ends = |(at, data): &(u64, &[u8])| at + data.len() as u64;
     // Where one doesn't fit, an instance can't be made: it is left to wasmtime to say so. An empty one may be out of bounds
@@ -112,9 +135,7 @@ fn laid_out(segments: &[(u64, &[u8])], memory: u64) -> Option<(u64, Vec<u8>)> {
     let end = filled.clone().map(ends).max()?.next_multiple_of(PAGE_BYTES);
     let bytes: u64 = filled.clone().map(|(_, data)| data.len() as u64).sum();
     // A byte at each end of a large memory would make a large file of nothing.
-    if end - start > 4 * bytes + GUEST_CONTENT_SLACK_BYTES {
-        return None;
-    }
+    *slack = slack.checked_sub((end - start).saturating_sub(4 * bytes))?;
     let mut content = vec![0; usize::try_from(end - start).ok()?];
     for (at, data) in filled {
         let at = usize::try_from(at - start).ok()?;
@@ -153,6 +174,7 @@ mod tests {
             r#"(import "" "at" (global i32)) (memory 1) (data (global.get 0) "x")"#,
             r#"(import "" "memory" (memory 1)) (data (i32.const 0) "x")"#,
             r#"(memory 1 2) (data (i32.const 0) "x")"#,
+            r#"(memory 1 32767) (data (i32.const 0) "x")"#,
             r#"(memory 1) (data (i32.const 65536) "x")"#,
             r#"(memory 16000) (data (i32.const 0) "x") (data (i32.const 1000000000) "x")"#,
             r#"(memory 1) (data "x")"#,
@@ -161,6 +183,43 @@ mod tests {
             assert_eq!(content(module), None, "{module}");
         }
         assert!(content(r#"(memory 1 65536) (data (i32.const 0) "x")"#).is_some(), "none comes to that maximum");
+    }
+
+    /// The maximum of the memory of a module that has no content to take out.
+    fn maximum(memory: &str) -> Option<u64> {
+        let wasm =
+            wat::parse_str(format!("(component (core module (memory {memory}) (data \"x\")))")).expect("well formed");
+        let rewritten = rewrite(&wasm).expect("it is well formed");
+        Parser::new(0).parse_all(&rewritten.wasm).find_map(|payload| match payload.expect("it is well formed") {
+            Payload::MemorySection(section) => section.into_iter().next().expect("it has one").expect("read").maximum,
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn no_memory_is_taken_for_one_whose_content_was_taken_out() {
+        for (memory, seen) in [
+            ("1", None),
+            ("1 2", Some(2)),
+            ("1 32767", Some(32_767)),
+            // What Emscripten writes.
+            ("1 32768", Some(32_767)),
+            ("1 33023", Some(32_767)),
+            ("1 33024", Some(33_024)),
+            ("32768 32768", Some(33_024)),
+            ("1 65536", Some(65_536)),
+        ] {
+            assert_eq!(maximum(memory), seen, "{memory}");
+            assert_eq!(seen.and_then(|maximum| marked(maximum * PAGE_BYTES)), None);
+        }
+    }
+
+    #[test]
+    fn the_modules_of_a_component_share_what_they_may_have_for_nothing() {
+        // A byte at each end of a mebibyte.
+        let module = r#"(core module (memory 16) (data (i32.const 0) "x") (data (i32.const 1048575) "x"))"#;
+        let wasm = wat::parse_str(format!("(component {})", module.repeat(50))).expect("it is well formed");
+        assert_eq!(rewrite(&wasm).expect("it is well formed").contents.len(), 1);
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! What is cut does what it did before, and nothing else was touched.
 
+use base::limits::GUEST_STRAIGHT_OPERATORS_MAX;
 use proptest::prelude::*;
 use wasmtime::component::{Component, Linker, TypedFunc};
 use wasmtime::{Config, Engine, Store};
 
 use wasmparser::{Parser, Payload};
 
-use super::super::{count, rewrite};
+use super::super::{Found, count, rewrite};
 use super::*;
 
 /// A component that fills, copies and initialises, and hashes its memory.
@@ -104,7 +105,7 @@ fn bulk_operations(wasm: &[u8]) -> usize {
     let mut found = 0;
     for payload in Parser::new(0).parse_all(wasm) {
         if let Payload::CodeSectionEntry(body) = payload.expect("it is well formed") {
-            found += found_in(&body).expect("it is well formed").len();
+            found += Found::in_body(&body).expect("it is well formed").bulks.len();
         }
     }
     found
@@ -116,6 +117,47 @@ fn each_operation_is_in_its_loop_alone() {
     assert_eq!(bulk_operations(&whole), 3);
     // Small ones at once and the pieces of large ones, those of a copy from both sides.
     assert_eq!(bulk_operations(&rewrite(&whole).expect("it is well formed").wasm), 3 + 3 + 5);
+}
+
+#[test]
+fn a_long_run_of_instructions_is_broken_by_loops() {
+    let store = |at| format!("(i32.store (i32.const {at}) (i32.add (i32.load (i32.const {at})) (i32.const 7)))");
+    // In blocks and behind a branch too, where nothing is reached.
+    let stores: String = (0..1_000).map(|at| store(at * 4)).collect();
+    let text = format!(
+        r#"(component
+             (core module $m (memory 1)
+               (func (export "f") (result i32)
+                 (block $out {stores} (if (i32.const 1) (then {stores} (br $out)) (else {stores})) {stores})
+                 (i32.load (i32.const 3996))))
+             (core instance $i (instantiate $m))
+             (func (export "f") (result u32) (canon lift (core func $i "f"))))"#
+    );
+    let whole = wat::parse_str(text).expect("it is well formed");
+    let cut = rewrite(&whole).expect("it is well formed").wasm;
+    let mut longest = 0;
+    for payload in Parser::new(0).parse_all(&cut) {
+        if let Payload::CodeSectionEntry(body) = payload.expect("it is well formed") {
+            let (mut straight, mut operators) = (0, body.get_operators_reader().expect("it is well formed"));
+            while !operators.eof() {
+                straight += 1;
+                if matches!(operators.read().expect("it is well formed"), Operator::Loop { .. }) {
+                    straight = 0;
+                }
+                longest = longest.max(straight);
+            }
+        }
+    }
+    assert!((1..=GUEST_STRAIGHT_OPERATORS_MAX + 1).contains(&longest), "{longest}");
+    let engine = engine();
+    let [before, after] = [whole, cut].map(|wasm| {
+        let component = Component::from_binary(&engine, &wasm).expect("it is valid");
+        let mut store = Store::new(&engine, ());
+        let instance = Linker::new(&engine).instantiate(&mut store, &component).expect("it imports nothing");
+        let f: TypedFunc<(), (u32,)> = instance.get_typed_func(&mut store, "f").expect("it exports this");
+        f.call(&mut store, ()).expect("it returns").0
+    });
+    assert_eq!((before, after), (14, 14));
 }
 
 #[test]
