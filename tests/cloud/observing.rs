@@ -87,7 +87,7 @@ fn a_request_leaves_a_line_where_it_is_asked_for() {
         "whole",
     ]);
     let whole = node.url("whole--files");
-    node.curl(&["--user-agent", "x", &format!("{whole}?a=b")]).expect(401);
+    node.curl(&["--user-agent", "x", &format!("{whole}?firm-pass=opens-it&a=b")]).expect(401);
     let member = format!("authorization: Bearer {}", node.token("main", "visit"));
     node.curl(&["--user-agent", "x", "-H", &member, &format!("{whole}?a=b")]).expect(200);
     let lines = access_lines(&node, "files", 7);

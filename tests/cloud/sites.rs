@@ -55,13 +55,15 @@ fn files_come_in_the_encoding_that_is_asked_for() {
         assert_eq!((kept.header("content-encoding"), kept.body.len()), (None, 0));
         node.curl(&["-H", &held, &url]).expect(200);
         asked(&node, encoding, &["-H", &format!("if-match: {tag}")], &url).expect(200);
-        node.curl(&["-H", &format!("if-match: {tag}"), &url]).expect(412);
+        let refused = node.curl(&["-H", &format!("if-match: {tag}"), &url]).expect(412);
+        assert_eq!(refused.header("cache-control"), Some("no-store"), "the file may be kept, and not this");
         let part = asked(&node, encoding, &["-r", "5-9"], &url).expect(206);
         assert_eq!(part.body, whole.body[5..10]);
         assert_eq!(part.header("content-range"), Some(&*format!("bytes 5-9/{}", whole.body.len())));
         let part = asked(&node, encoding, &["-r", "5-9", "-H", &format!("if-range: {}", tags[0])], &url).expect(200);
         assert_eq!(part.body, whole.body);
-        asked(&node, encoding, &["-r", "100000-"], &url).expect(416);
+        let refused = asked(&node, encoding, &["-r", "100000-"], &url).expect(416);
+        assert_eq!(refused.header("cache-control"), Some("no-store"));
         let head = asked(&node, encoding, &["--head", "-r", "0-1"], &url).expect(200);
         assert_eq!(head.header("content-length"), whole.header("content-length"));
         tags.push(tag);
@@ -218,18 +220,34 @@ fn rules_hold(node: &Node, app: &str) {
 fn redirects_and_fields_are_those_of_the_manifest() {
     let node = Node::start();
     let manifest = format!(
-        "[static.site]\ndir = \"public\"\nimmutable = [\"assets/**\"]\n[[route]]\npath = \"/\"\nstatic = \"site\"\n{RULES}"
+        "[static.site]\ndir = \"public\"\nimmutable = [\"assets/**\"]\n[[route]]\npath = \"/\"\nstatic = \"site\"\n{RULES}\n\
+         [[header]]\npath = \"/about\"\nset = {{ x-about = \"yes\" }}\n\
+         [[header]]\npath = \"/deep/page.txt\"\nset = {{ x-deep = \"yes\" }}\n\
+         [[route]]\npath = \"/deep\"\nstatic = \"site\"\n"
     );
     let page = page();
     let folder = site(&[
         ("firm.toml", &manifest),
         ("public/index.html", "home"),
         ("public/admin.html", "admin"),
+        ("public/about.html", "about"),
+        ("public/page.txt", "page"),
         ("public/assets/app-1f3a.js", &page),
     ]);
     node.push(folder.path(), "site");
     rules_hold(&node, "site");
     let url = node.url("site");
+    // No spelling of a file's address gets around the rules for it.
+    for path in ["about", "%61bout", "about%2ehtml", "about%2Ehtm%6c", "/about"] {
+        let reply = node.curl(&["--path-as-is", &format!("{url}{path}")]).expect(200);
+        assert_eq!((reply.text(), reply.header("x-about")), ("about".to_owned(), Some("yes")), "{path}");
+    }
+    for path in ["deep/page.txt", "deep//page.txt", "deep/%2fpage.txt", "/deep///page.txt"] {
+        let reply = node.curl(&["--path-as-is", &format!("{url}{path}")]);
+        assert!(reply.status == 404 || reply.header("x-deep") == Some("yes"), "{path}: {}", reply.status);
+    }
+    let moved = node.get(&format!("{url}about.html")).expect(308);
+    assert_eq!(moved.header("cache-control"), Some("public, max-age=0, must-revalidate"), "it may lead back one day");
     let admin = node.get(&format!("{url}admin")).expect(200);
     assert_eq!(admin.header("cache-control"), Some("public, max-age=9"));
     // What is lost isn't kept, whatever the rule says: it may be there tomorrow.

@@ -109,6 +109,9 @@ fn a_share_link_opens_a_stage_for_a_while() {
         node.get(&format!("{}?firm-pass={altered}", staged(&node, "shop", stage))).expect(401);
         node.curl(&["--cookie", &format!("__Host-firm-pass={altered}"), &staged(&node, "shop", stage)]).expect(401);
     }
+    // What another cookie holds takes it from nobody.
+    let held = cookie.split(';').next().expect("its name and value");
+    node.curl(&["--http1.1", "-H", &format!("cookie: x=\u{fc}; {held}"), &url]).expect(200);
     // The rest of the address survives.
     let to = node.get(&format!("{url}a/b?c=d&firm-pass={pass}&e=f")).expect(303);
     assert_eq!(to.header("location"), Some("/a/b?c=d&e=f"));
@@ -138,6 +141,10 @@ fn an_app_never_sees_what_opened_its_gate() {
     };
     let token = node.token("main", "visit");
     let link = node.json(&["stages", "--app", "probe", "share", "beta"])["url"].as_str().expect("a link").to_owned();
+    // Nor does it say who may keep what members see.
+    let said = format!("{}answer?header=cache-control:public&header=expires:tomorrow", staged(&node, "probe", "beta"));
+    let reply = node.curl(&["-H", &format!("authorization: Bearer {token}"), &said]).expect(200);
+    assert_eq!((reply.header("cache-control"), reply.header("expires")), (Some("private, no-cache"), None));
     let pass = link.split_once("firm-pass=").expect("the link carries a pass").1.to_owned();
     let secret = token.rsplit('_').next().expect("a token has a secret").to_owned();
 

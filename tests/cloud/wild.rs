@@ -178,6 +178,10 @@ fn an_answer_that_breaks_off_never_ends_cleanly() {
         }
         let reply = node.curl(&[version, "--head", &url]).expect(200);
         assert_eq!(reply.curl, 0, "HEAD over {version}: {}", reply.failed);
+        // The box's own pages too.
+        let reply = node.curl(&[version, "--head", &node.url("nowhere")]).expect(404);
+        assert_eq!(reply.curl, 0, "HEAD over {version}: {}", reply.failed);
+        assert!(reply.header("content-length").is_some_and(|length| length != "0"), "as GET would have it");
     }
 }
 

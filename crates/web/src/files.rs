@@ -78,9 +78,9 @@ fn elsewhere(asked: &Asked<'_>, end: &str) -> Response<Body> {
     let query = asked.query.map(|query| format!("?{query}")).unwrap_or_default();
     let to = format!("{}{end}{query}", &asked.path[..asked.below]);
     let Some(mut answer) = redirect(StatusCode::PERMANENT_REDIRECT, &to) else { return nothing(asked.request) };
-    if !asked.site.public {
-        answer.headers_mut().insert(header::CACHE_CONTROL, CACHE_PRIVATE);
-    }
+    // The next release may lead the other way: a browser that kept both would go round in a circle.
+    let kept = if asked.site.public { CACHE_DEFAULT } else { CACHE_PRIVATE };
+    answer.headers_mut().insert(header::CACHE_CONTROL, kept);
     answer
 }
 
@@ -170,6 +170,10 @@ fn bare(mut answer: Response<Body>, status: StatusCode) -> Response<Body> {
     *answer.status_mut() = status;
     answer.headers_mut().remove(header::CONTENT_TYPE);
     answer.headers_mut().remove(header::CONTENT_ENCODING);
+    if status != StatusCode::NOT_MODIFIED {
+        // How long the file may be kept says nothing of a refusal.
+        answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
     answer
 }
 

@@ -271,9 +271,21 @@ impl Visit {
 
     /// Lays over the answer what every one of the site's has, and counts it.
     fn end(self, mut answer: Response<Body>) -> Response<Body> {
-        if let Some(At { site, passed: Some((quota, matched)), .. }) = self.site {
-            rules::apply(&site, matched, &mut answer);
-            quota.tell(answer.headers_mut());
+        if let Some(At { site, passed, .. }) = self.site {
+            if !site.public {
+                rules::keep_private(&mut answer);
+            }
+            if let Some((quota, matched)) = passed {
+                rules::apply(&site, matched, &mut answer);
+                quota.tell(answer.headers_mut());
+            }
+        }
+        if self.seen.head_only && !answer.body().is_end_stream() {
+            // Over HTTP/2 whatever is there would be sent.
+            if let Some(bytes) = answer.body().size_hint().exact() {
+                answer.headers_mut().entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from(bytes));
+            }
+            *answer.body_mut() = Body::empty();
         }
         answer.headers_mut().insert(REQUEST_ID, self.seen.id.text.header());
         self.core.observer.answered(self.seen, &mut answer);

@@ -66,7 +66,7 @@ fn enter(path: &str, rest: &str, pass: &str, seconds: u64) -> Option<Response<Bo
 }
 
 /// The pass of a query, and the query without it.
-fn take_pass(query: &str) -> Option<(&str, String)> {
+pub(crate) fn take_pass(query: &str) -> Option<(&str, String)> {
     let is_pass = |pair: &&str| pair.strip_prefix(PASS).is_some_and(|rest| rest.starts_with('='));
     let pass = query.split('&').find(is_pass)?;
     let rest: Vec<&str> = query.split('&').filter(|pair| !is_pass(pair)).collect();
@@ -80,8 +80,11 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
+/// Each for itself: what can't be read of one takes no other with it.
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(';'))
+    let fields = headers.get_all(header::COOKIE).iter();
+    let cookies = fields.flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    cookies.filter_map(|cookie| str::from_utf8(cookie).ok())
 }
 
 fn pass_of(cookie: &str) -> Option<&str> {

@@ -128,7 +128,7 @@ pub(crate) struct Seen {
     pub id: RequestId,
     observer: Rc<Observer>,
     begun: Instant,
-    head_only: bool,
+    pub head_only: bool,
     road: Road,
     line: Option<Asked>,
     span: Option<Box<Span>>,

@@ -52,10 +52,39 @@ pub(crate) fn matching(site: &Site, path: &str) -> Matched {
         Cow::Borrowed(_) => Cow::Borrowed(path),
         Cow::Owned(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()),
     };
-    let slashes = decoded.len() - decoded.trim_start_matches('/').len();
-    let path = &decoded[slashes.saturating_sub(1)..];
-    let bits = site.fields.iter().enumerate().filter(|(_, rule)| rule.path.matches(path));
+    // A folder's files are found whatever slashes stand between its route and theirs.
+    let single = if decoded.contains("//") { Cow::Owned(single_slashes(&decoded)) } else { decoded };
+    let path = &*single;
+    // Written as it is, `/about.html` is sent to `/about` where addresses are clean. Spelled otherwise it is answered, and
+    // is the same file.
+    let spelled = matches!(single, Cow::Owned(_));
+    let clean = path.strip_suffix("index.html").filter(|start| start.ends_with('/')).or(path.strip_suffix(".html"));
+    let clean = clean.filter(|_| spelled);
+    let meant = |rule: &Pattern| rule.matches(path) || clean.is_some_and(|clean| rule.matches(clean));
+    let bits = site.fields.iter().enumerate().filter(|(_, rule)| meant(&rule.path));
     Matched(bits.fold(0, |bits, (at, _)| bits | 1 << at))
+}
+
+fn single_slashes(path: &str) -> String {
+    let mut single = String::with_capacity(path.len());
+    for letter in path.chars() {
+        if letter != '/' || !single.ends_with('/') {
+            single.push(letter);
+        }
+    }
+    single
+}
+
+/// What members see of a private stage isn't for caches that others share, whatever the app says of it.
+pub(crate) fn keep_private(answer: &mut Response<Body>) {
+    let headers = answer.headers_mut();
+    let mut said = headers.get_all(header::CACHE_CONTROL).iter();
+    if !said.any(|value| value.as_bytes().to_ascii_lowercase().windows(8).any(|word| word == b"no-store")) {
+        headers.insert(header::CACHE_CONTROL, CACHE_PRIVATE);
+    }
+    for name in CACHING.iter().filter(|name| **name != "cache-control") {
+        headers.remove(*name);
+    }
 }
 
 /// Lays the rules over an answer.

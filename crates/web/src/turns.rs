@@ -312,7 +312,7 @@ impl Turns {
     }
 
     /// The task's answer is ready, and is sent when the core's other tasks that can go on have done so, unless somebody stands
-    /// in line.
+    /// in line whose turn may be long.
     ///
     /// What came in together is then answered together: the first answer that is sent wakes its reader, and the others find
     /// it awake. To wake it for each of them would cost more than a small request does.
@@ -325,10 +325,9 @@ impl Turns {
     /// As [`Self::answer_soon`], for who lets others go first itself: says whether to.
     #[must_use]
     pub(crate) fn answers_soon(&self) -> bool {
-        // Somebody's turn would come in between, and might be a long one. But only one answer a turn is sent so: who has
-        // many to send would never come to an end.
+        // It would come in between. But only one answer a turn is sent so: who has many to send would never come to an end.
         let at_once = |seat: &Rc<Seat>| !seat.at_once.replace(true);
-        if self.ledger.borrow().waiting() > 0 && self.current.borrow().as_ref().is_some_and(at_once) {
+        if self.ledger.borrow().long_wait() && self.current.borrow().as_ref().is_some_and(at_once) {
             return false;
         }
         // Who came here past the line pays for it now: what it answers was never anybody's turn, as where there is no site.

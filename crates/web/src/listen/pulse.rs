@@ -12,7 +12,7 @@ use std::task::{Poll, Waker};
 
 use base::limits::{
     CONNECTIONS_EVICTED_SHARE, HEADERS_TIME_MAX, IDLE_TIME_MAX, REQUESTS_CANCELLED_MIN, TRANSFER_BYTES_PER_SECOND_MIN,
-    TRANSFER_GRACE,
+    TRANSFER_GRACE, TRANSFER_OF_STREAMS_TIME_MAX,
 };
 
 /// Whole seconds since the core began.
@@ -219,9 +219,12 @@ impl Pulse {
         }
         self.slow.set(Some(begun));
         // Where the wire itself is full, all that leaves is progress, in the order in which it was written. Where streams
-        // are kept waiting, answers to pings are none.
-        let taken = if blocked { begun.written.wrapping_sub(slow.written) } else { begun.sent.wrapping_sub(slow.sent) };
-        taken < seconds * TRANSFER_BYTES_PER_SECOND_MIN
+        // are kept waiting, answers to pings are none, and who keeps many waiting has much of the box's memory.
+        if blocked {
+            return begun.written.wrapping_sub(slow.written) < seconds * TRANSFER_BYTES_PER_SECOND_MIN;
+        }
+        let least = TRANSFER_BYTES_PER_SECOND_MIN.max(self.unsent.get() / TRANSFER_OF_STREAMS_TIME_MAX.as_secs());
+        begun.sent.wrapping_sub(slow.sent) < seconds * least
     }
 }
 
@@ -461,6 +464,20 @@ mod tests {
             assert_eq!(after(1, &pulses, &pulse, takes), end, "{bytes} bytes a second");
             drop(piece);
             assert_eq!(pulse.unsent.get(), 0);
+        }
+    }
+
+    #[test]
+    fn who_keeps_many_streams_waiting_takes_more() {
+        let each = 4 << 20;
+        for (streams, end) in [(1, Order::Serve), (64, Order::Cut(Why::SlowReader))] {
+            let pulses = Pulses::default();
+            let pulse = pulses.add();
+            let _under_way = UnderWay::begin(&pulse);
+            let pieces: Vec<_> = (0..streams).map(|_| Piece::new(Bytes::from(vec![0; each]), &pulse)).collect();
+            let pieces = RefCell::new(pieces);
+            let takes = |_: &Rc<Pulse>| pieces.borrow_mut()[0].advance(2_000);
+            assert_eq!(after(GRACE + 1, &pulses, &pulse, takes), end, "{streams} streams");
         }
     }
 

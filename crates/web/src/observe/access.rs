@@ -4,6 +4,7 @@
 //! to the log's writer by the batch: waking a thread for each would cost more than the line. All that a visitor chose is
 //! bounded and escaped, so nobody writes a second line into the first.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -20,6 +21,7 @@ use state::manifest::{AccessLog, AccessLogClient};
 use tokio::sync::Notify;
 
 use super::End;
+use crate::gate;
 use crate::router::Site;
 
 /// The parts of a line that are known with the request.
@@ -38,7 +40,14 @@ impl Asked {
         escape(&mut text, request.method().as_str().as_bytes(), ACCESS_METHOD_BYTES_MAX);
         text.push(' ');
         let uri = request.uri();
-        let target = if query { uri.path_and_query().map_or("/", |target| target.as_str()) } else { uri.path() };
+        let target = match uri.query() {
+            // A share link's pass opens a private stage to whoever reads it.
+            Some(asked) if query => match gate::take_pass(asked) {
+                Some((_, asked)) => Cow::Owned(format!("{}?{asked}", uri.path())),
+                None => Cow::Borrowed(uri.path_and_query().map_or("/", |target| target.as_str())),
+            },
+            _ => Cow::Borrowed(uri.path()),
+        };
         escape(&mut text, target.as_bytes(), ACCESS_TARGET_BYTES_MAX);
         let client_at = text.len();
         write_client(&mut text, client.to_canonical(), kept);

@@ -20,6 +20,9 @@ type Time = u64;
 #[expect(clippy::cast_possible_truncation, reason = "4 ms in nanoseconds")]
 const LIGHT_IN_A_ROW: Time = HEAVY_AFTER.as_nanos() as Time;
 
+#[expect(clippy::cast_possible_truncation, reason = "100 µs in nanoseconds")]
+const LONG_TURN: Time = base::limits::LONG_TURN.as_nanos() as Time;
+
 pub(super) struct Account<W, T> {
     whose: W,
     time: Cell<Time>,
@@ -28,6 +31,10 @@ pub(super) struct Account<W, T> {
     listed: Cell<bool>,
     /// What its light ones have had since a heavy one's turn.
     light_used: Cell<Time>,
+    /// How long its turns are lately: a mean in which one turn counts an eighth.
+    turn: Cell<Time>,
+    /// Its turns were long when it was listed.
+    listed_long: Cell<bool>,
 }
 
 struct Line<T> {
@@ -45,6 +52,11 @@ impl<W: Copy, T> Account<W, T> {
     pub(super) fn charge(&self, used: Time, heavy: bool) {
         self.time.set(self.time.get().saturating_add(used));
         self.light_used.set(if heavy { 0 } else { self.light_used.get().saturating_add(used) });
+        self.turn.set(self.turn.get() - self.turn.get() / 8 + used / 8);
+    }
+
+    fn is_long(&self) -> bool {
+        self.turn.get() >= LONG_TURN
     }
 
     fn is_waiting(&self) -> bool {
@@ -79,6 +91,8 @@ pub(super) struct Ledger<W, T> {
     now: Time,
     listings: u64,
     waiting: usize,
+    /// Of those in the order, accounts whose turns are long.
+    long: usize,
 }
 
 /// Fewer accounts than this are never looked through.
@@ -87,7 +101,7 @@ const ACCOUNTS_MIN: usize = 64;
 impl<W: Copy + Eq + Hash, T> Ledger<W, T> {
     pub(super) fn new() -> Self {
         let (accounts, order) = (HashMap::new(), BTreeMap::new());
-        Self { accounts, look_through_at: ACCOUNTS_MIN, order, served: None, now: 0, listings: 0, waiting: 0 }
+        Self { accounts, look_through_at: ACCOUNTS_MIN, order, served: None, now: 0, listings: 0, waiting: 0, long: 0 }
     }
 
     pub(super) fn account(&mut self, whose: W) -> Rc<Account<W, T>> {
@@ -99,14 +113,20 @@ impl<W: Copy + Eq + Hash, T> Ledger<W, T> {
             self.look_through_at = (2 * self.accounts.len()).max(ACCOUNTS_MIN);
         }
         let line = RefCell::new(Line { light: VecDeque::new(), heavy: VecDeque::new(), back: 0 });
-        let (time, listed, light_used) = (Cell::new(self.now), Cell::new(false), Cell::new(0));
-        let account = Rc::new(Account { whose, time, line, listed, light_used });
+        let (time, listed, listed_long) = (Cell::new(self.now), Cell::new(false), Cell::new(false));
+        let (light_used, turn) = (Cell::new(0), Cell::new(0));
+        let account = Rc::new(Account { whose, time, line, listed, light_used, turn, listed_long });
         self.accounts.insert(whose, Rc::downgrade(&account));
         account
     }
 
     pub(super) fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    /// Somebody stands in line whose turn is likely to be long.
+    pub(super) fn long_wait(&self) -> bool {
+        self.long > 0 || self.served.as_ref().is_some_and(|served| served.is_waiting() && served.is_long())
     }
 
     /// A turn of the account's begins, whether it stood in line for it or not.
@@ -145,6 +165,8 @@ impl<W: Copy + Eq + Hash, T> Ledger<W, T> {
     fn list(&mut self, account: Rc<Account<W, T>>) {
         account.time.set(account.time.get().max(self.now));
         self.listings += 1;
+        account.listed_long.set(account.is_long());
+        self.long += usize::from(account.is_long());
         self.order.insert((account.time.get(), self.listings), account);
     }
 
@@ -158,6 +180,7 @@ impl<W: Copy + Eq + Hash, T> Ledger<W, T> {
             }
         }
         let Some((_, account)) = self.order.pop_first() else { return };
+        self.long -= usize::from(account.listed_long.get());
         let before = into.len();
         account.next(into);
         self.waiting -= into.len() - before;
@@ -268,6 +291,34 @@ mod tests {
         }
         let order = serve(&mut ledger, |who| ('a', HEAVY / 2, who < 10));
         assert_eq!(order, [10, 11, 0, 12, 13, 1, 14, 15]);
+    }
+
+    #[test]
+    fn a_line_is_long_while_somebody_in_it_takes_long() {
+        let mut ledger = Names::new();
+        let (short, long) = (ledger.account('a'), ledger.account('b'));
+        for _ in 0..20 {
+            for (account, used) in [(&short, LONG_TURN / 4), (&long, LONG_TURN * 4)] {
+                ledger.begin(account);
+                account.charge(used, false);
+            }
+        }
+        assert!(!ledger.long_wait());
+        line_up(&mut ledger, 'a', 0, false);
+        assert!(!ledger.long_wait());
+        line_up(&mut ledger, 'b', 1, false);
+        assert!(ledger.long_wait());
+        let mut next = VecDeque::new();
+        ledger.next(&mut next);
+        assert_eq!((next.pop_front(), ledger.long_wait()), (Some(0), true));
+        ledger.next(&mut next);
+        assert_eq!((next.pop_front(), ledger.long_wait()), (Some(1), false));
+        // One that became quick is known to be when it comes again.
+        for _ in 0..40 {
+            long.charge(0, false);
+        }
+        line_up(&mut ledger, 'b', 2, false);
+        assert!(!ledger.long_wait());
     }
 
     #[test]
