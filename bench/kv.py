@@ -1,6 +1,7 @@
 """The key-value store from a component: what a read costs, and how many durable writes there are to a second."""
 
 import http.client
+import random
 import subprocess
 import sys
 import time
@@ -22,10 +23,15 @@ KEYS = 100_000
 # What Redis's own client writes before the clock counts.
 REDIS_WARM = 1_000
 
+# wrk's random numbers are the same in each run. Where a row would stay as it is SQLite writes nothing, and nothing is
+# measured: so each run has a seed of its own, and each write another value.
+SEED_LUA = "math.randomseed({seed})\n"
 # Each write is a request of its own.
 PUT_LUA = f"""
-local value = string.rep("x", {VALUE_BYTES})
-request = function() return wrk.format("PUT", "/put?key:" .. math.random({KEYS}), nil, value) end
+request = function()
+    local value = string.rep("x", {VALUE_BYTES} - 10) .. string.format("%010d", math.random(2^31))
+    return wrk.format("PUT", "/put?key:" .. math.random({KEYS}), nil, value)
+end
 """
 # One request writes so many, one after the other: the component is the client, as Redis's own is.
 PUTS = 200
@@ -76,9 +82,10 @@ def put_row(run, ground, case, target, redis, connections, lua, puts):
     """Wall time a write, ours and theirs by turns."""
     ours, theirs, costs = [], [], []
     redis_seconds(redis.port, connections, REDIS_WARM)
-    measure.wrk(target, 1, ground.folder, connections, lua)
+    seeded = lambda: SEED_LUA.format(seed=random.getrandbits(31)) + lua
+    measure.wrk(target, 1, ground.folder, connections, seeded())
     for _ in range(run.rounds):
-        sample = measure.sample(ground.firm, target, run.seconds, ground.folder, connections, lua)
+        sample = measure.sample(ground.firm, target, run.seconds, ground.folder, connections, seeded())
         ours.append(1e6 / sample.rps / puts)
         before, cpu = redis.cpu_seconds(), sample.cpu_us / puts
         # As many as Redis does in about the same time: the last round's, or a guess.
