@@ -89,6 +89,18 @@ fn status(node: &Node, bytes: &[u8]) -> (Option<u16>, bool) {
 }
 
 #[test]
+fn who_announces_a_body_that_is_refused_is_spared_it() {
+    let node = target(&[]);
+    let post = |host: &str, path: &str| {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n");
+        status(&node, head.as_bytes())
+    };
+    // The only answer is the last, and the body's place on the wire is nobody's.
+    assert_eq!(post("nowhere.main.localhost", "/"), (Some(404), true));
+    assert_eq!(post("shop.main.localhost", "/files/index.html"), (Some(405), true));
+}
+
+#[test]
 fn a_head_may_be_so_large_and_no_larger() {
     let node = target(&[]);
     // However it is cut into packets.

@@ -260,7 +260,9 @@ impl Visit {
 
     /// Ends the visit when what nobody wants of its body is off the wire.
     async fn discard(mut self, answer: Response<Body>) -> Response<Body> {
-        if let Some(body) = self.request.body_mut().take().filter(|body| !body.is_end_stream()) {
+        // Who waits to be told to go on with the body isn't: to read it would tell him.
+        let announced = self.request.headers().contains_key(header::EXPECT);
+        if let Some(body) = self.request.body_mut().take().filter(|body| !announced && !body.is_end_stream()) {
             discard(body).await;
         }
         let core = Rc::clone(&self.core);
