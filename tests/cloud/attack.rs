@@ -92,7 +92,8 @@ fn status(node: &Node, bytes: &[u8]) -> (Option<u16>, bool) {
 fn who_announces_a_body_that_is_refused_is_spared_it() {
     let node = target(&[]);
     let post = |host: &str, path: &str| {
-        let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n");
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n");
         status(&node, head.as_bytes())
     };
     // The only answer is the last, and the body's place on the wire is nobody's.
