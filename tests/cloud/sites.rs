@@ -277,6 +277,28 @@ fn redirects_and_fields_are_those_of_the_manifest() {
 }
 
 #[test]
+fn no_spelling_gets_around_a_route() {
+    let node = Node::start();
+    let manifest = "[static.all]\ndir = \"pub\"\n[static.dl]\ndir = \"pub/download\"\n[[route]]\npath = \"/\"\nstatic = \"all\"\n\
+                    [[route]]\npath = \"/download\"\nstatic = \"dl\"\nlimit = { rate = \"1/h\", burst = 1, per = \"client\" }\n";
+    let folder = site(&[("firm.toml", manifest), ("pub/index.html", "home"), ("pub/download/f.txt", "file")]);
+    node.push(folder.path(), "site");
+    let of = |path: &str| format!("{}{path}", node.url("site"));
+    node.get(&of("download/f.txt")).expect(200);
+    node.get(&of("download/f.txt")).expect(429);
+    for path in ["%64ownload/f.txt", "/download/f.txt", "download%2ff.txt", "%2fdownload/f.txt", "/%64ownload//f.txt"] {
+        node.curl(&["--path-as-is", &of(path)]).expect(429);
+    }
+    // Nobody is sent anywhere but to the same path, spelled plainly.
+    let fresh = Node::start();
+    fresh.push(folder.path(), "site");
+    let reply = fresh.curl(&["--path-as-is", &format!("{}%64ownload//f.txt?a=%62", fresh.url("site"))]).expect(308);
+    assert_eq!(reply.header("location"), Some("/download/f.txt?a=%62"));
+    // What isn't another route's stays as it is.
+    fresh.curl(&["--path-as-is", &format!("{}%69ndex.html", fresh.url("site"))]).expect(200);
+}
+
+#[test]
 fn components_are_under_the_same_rules() {
     let node = Node::start();
     let url = probe(&node, "probe", RULES);

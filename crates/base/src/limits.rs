@@ -204,12 +204,12 @@ pub const DATABASES_DISTRUSTED_MAX: usize = 1_024;
 
 /// Bytes of one line of an app's log; the rest of a longer line is cut and says so.
 pub const LOG_LINE_BYTES_MAX: usize = 8 * KIB;
-/// Bytes of one log file of an app; two are kept of what it says and two of its access lines, so an app holds at the
-/// most four times this.
+/// Bytes of one log file of an app; two are kept of what it says, two of its faults and two of its access lines, so an app
+/// holds at the most six times this.
 pub const LOG_FILE_BYTES_MAX: u64 = 4 << 20;
 /// Lines that wait for a slow follower before it is told how many it missed.
 pub const LOG_LINES_WAITING_MAX: usize = 1_024;
-/// Lines that one app may write in a second, and access lines that it gets; more are counted and dropped.
+/// Lines that one app may write in a second, and faults and access lines that it gets; more are counted and dropped.
 pub const LOG_LINES_PER_SECOND_MAX: u64 = 2_000;
 /// Lines of all apps that wait for the writer: 64 MiB when each is as long as it may be. More are counted and dropped.
 pub const LOG_LINES_QUEUED_MAX: usize = 8_192;

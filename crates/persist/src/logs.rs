@@ -4,8 +4,8 @@
 //! the log says how many; so does a disk that is full. Lines are not synced: a loss of power may take the last
 //! seconds, a process that is killed only what was queued.
 //!
-//! Access lines have files and a share of their own: they are as many as visitors like, and a crowd must not push out
-//! what the app itself said. Whoever reads gets both, put together by their time.
+//! Faults and access lines have files and a share of their own each: they are as many as visitors like, and a crowd must
+//! not push out what the app itself said. Whoever reads gets all, put together by their time.
 //!
 //! A look at a log goes through the writer, which hands out the open files as they are at that moment. So it sees
 //! all that was written before, and a follower gets every line after, none twice and none between.
@@ -48,7 +48,7 @@ pub enum Stream {
     Access,
 }
 
-/// One of an app's two logs.
+/// One of an app's three logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Book {
     tenant: TenantId,
@@ -58,15 +58,20 @@ struct Book {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kind {
-    /// What the app said, and what the cloud says about it.
+    /// What the app said, and how much of that was dropped.
     Said,
+    Fault,
     Access,
 }
 
 impl Book {
     /// Where a line that was not yet dropped belongs.
     fn of(tenant: TenantId, app: AppId, line: &Line) -> Self {
-        let kind = if line.stream == Stream::Access { Kind::Access } else { Kind::Said };
+        let kind = match line.stream {
+            Stream::Stdout | Stream::Stderr => Kind::Said,
+            Stream::Fault => Kind::Fault,
+            Stream::Access => Kind::Access,
+        };
         Self { tenant, app, kind }
     }
 }
@@ -310,7 +315,7 @@ impl Logs {
         filter: &Filter,
     ) -> Result<Vec<Line>, ReadError> {
         let count = count.min(LOG_TAIL_LINES_MAX);
-        let [said, access] = shown.newest_first.map(|files| {
+        let [said, faults, access] = shown.newest_first.map(|files| {
             let mut lines = Vec::new();
             for (file, bytes) in files {
                 if lines.len() < count {
@@ -323,19 +328,19 @@ impl Logs {
         let mut access: Vec<Line> = access?;
         // They come by the batch, each core's on its own: those of the same moment may stand a batch apart.
         access.sort_by_key(|line| Reverse(line.at));
-        let mut lines = newest_first(said?, access, count);
+        let mut lines = newest_first(newest_first(said?, faults?, count), access, count);
         lines.reverse();
         Ok(lines)
     }
 }
 
 /// The newest `count` of two logs that each begin with their newest line. Each keeps its own order.
-fn newest_first(said: Vec<Line>, access: Vec<Line>, count: usize) -> Vec<Line> {
-    let (mut said, mut access) = (said.into_iter().peekable(), access.into_iter().peekable());
-    let next = || match (said.peek(), access.peek()) {
-        // A request's access line stands behind all that was said in it.
-        (Some(a), Some(b)) if b.at >= a.at => access.next(),
-        (None, Some(_)) => access.next(),
+fn newest_first(said: Vec<Line>, of_it: Vec<Line>, count: usize) -> Vec<Line> {
+    let (mut said, mut of_it) = (said.into_iter().peekable(), of_it.into_iter().peekable());
+    let next = || match (said.peek(), of_it.peek()) {
+        // A request's fault, and its access line, stands behind all that was said in it.
+        (Some(a), Some(b)) if b.at >= a.at => of_it.next(),
+        (None, Some(_)) => of_it.next(),
         _ => said.next(),
     };
     std::iter::from_fn(next).take(count).collect()

@@ -377,7 +377,10 @@ impl Visit {
         }
         let path = self.request.uri().path();
         let route = site.route(path);
-        let limits = route.map_or(&site.limits, |route| &site.routes[route].limits);
+        let plain = rules::plain(path);
+        // A file, and an app that decodes paths, may be found by a spelling that leads to another route, with other throttles.
+        let meant = plain.as_deref().map_or(route, |plain| site.route(plain));
+        let limits = meant.map_or(&site.limits, |route| &site.routes[route].limits);
         let quota = match limits.admit(&self.core.cloud.throttles, self.peer.address.ip()) {
             Ok(quota) => quota,
             Err(too_many) => return Ok(too_many.answer(self.id())),
@@ -387,6 +390,11 @@ impl Visit {
         at.route = route;
         at.passed = Some((quota, matched));
         if let Some(answer) = rules::redirect(&site, self.request.uri()) {
+            return Ok(answer);
+        }
+        if meant != route
+            && let Some(answer) = plain.and_then(|plain| rules::respelled(&plain, self.request.uri()))
+        {
             return Ok(answer);
         }
         if route.is_none() {

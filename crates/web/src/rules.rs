@@ -1,10 +1,8 @@
 //! The manifest's redirects and header fields, as they meet a request and its answer.
 
-use std::borrow::Cow;
-
 use base::limits::HEADER_RULES_MAX;
 use http::{HeaderName, HeaderValue, Response, StatusCode, Uri, header};
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use state::manifest::{HeaderRule, Pattern};
 
 use crate::answer::{self, Body};
@@ -47,32 +45,44 @@ pub(crate) fn matching(site: &Site, path: &str) -> Matched {
     if site.fields.is_empty() || is_the_cloud_s(path) {
         return Matched::default();
     }
-    // What a file is found by, so that no other spelling of its path gets around a rule.
-    let decoded = match Cow::<[u8]>::from(percent_decode_str(path)) {
-        Cow::Borrowed(_) => Cow::Borrowed(path),
-        Cow::Owned(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()),
-    };
-    // A folder's files are found whatever slashes stand between its route and theirs.
-    let single = if decoded.contains("//") { Cow::Owned(single_slashes(&decoded)) } else { decoded };
-    let path = &*single;
+    let plain = plain(path);
+    let path = plain.as_deref().unwrap_or(path);
     // Written as it is, `/about.html` is sent to `/about` where addresses are clean. Spelled otherwise it is answered, and
     // is the same file.
-    let spelled = matches!(single, Cow::Owned(_));
     let clean = path.strip_suffix("index.html").filter(|start| start.ends_with('/')).or(path.strip_suffix(".html"));
-    let clean = clean.filter(|_| spelled);
+    let clean = clean.filter(|_| plain.is_some());
     let meant = |rule: &Pattern| rule.matches(path) || clean.is_some_and(|clean| rule.matches(clean));
     let bits = site.fields.iter().enumerate().filter(|(_, rule)| meant(&rule.path));
     Matched(bits.fold(0, |bits, (at, _)| bits | 1 << at))
 }
 
-fn single_slashes(path: &str) -> String {
-    let mut single = String::with_capacity(path.len());
-    for letter in path.chars() {
+/// A path without percent signs and doubled slashes, where it is spelled with them: what a folder's file is found by, and what
+/// an app that decodes paths sees. So no other spelling gets around a rule or a route.
+pub(crate) fn plain(path: &str) -> Option<String> {
+    if !path.contains('%') && !path.contains("//") {
+        return None;
+    }
+    let decoded = percent_decode_str(path).decode_utf8_lossy();
+    let mut single = String::with_capacity(decoded.len());
+    for letter in decoded.chars() {
         if letter != '/' || !single.ends_with('/') {
             single.push(letter);
         }
     }
-    single
+    Some(single)
+}
+
+/// What stands in a path as it is.
+const IN_PATHS: AsciiSet = NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Sends a request to the plain spelling of its path. `None` where it has that already.
+pub(crate) fn respelled(plain: &str, uri: &Uri) -> Option<Response<Body>> {
+    let path = utf8_percent_encode(plain, &IN_PATHS).to_string();
+    if path == uri.path() {
+        return None;
+    }
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    answer::redirect(StatusCode::PERMANENT_REDIRECT, &format!("{path}{query}"))
 }
 
 /// What members see of a private stage isn't for caches that others share, whatever the app says of it.

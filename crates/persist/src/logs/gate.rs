@@ -101,6 +101,9 @@ impl Gate {
             Kind::Said => {
                 format!("{lost} lines were dropped here: an app may write {LOG_LINES_PER_SECOND_MAX} in a second")
             }
+            Kind::Fault => format!(
+                "{lost} faults were dropped here: an app gets {LOG_LINES_PER_SECOND_MAX} in a second at the most"
+            ),
             Kind::Access => format!(
                 "{lost} access lines were dropped here: an app gets {LOG_LINES_PER_SECOND_MAX} in a second at the most"
             ),

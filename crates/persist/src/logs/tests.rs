@@ -278,6 +278,26 @@ fn access_lines_are_put_between_by_their_time_and_push_nothing_out() {
     assert!(!dir.path().join("logs/1/2").exists());
 }
 
+#[test]
+fn a_crowd_s_faults_push_out_nothing_that_the_app_said() {
+    let (dir, logs) = opened();
+    logs.write(TENANT, APP, line(1, "own"));
+    for number in 0..LOG_LINES_PER_SECOND_MAX + 7 {
+        logs.write(TENANT, APP, Line { stream: Stream::Fault, ..line(1, number.to_string()) });
+        if number % 50 == 0 {
+            // Lets the writer keep pace.
+            tail(&logs, 1);
+        }
+    }
+    logs.write(TENANT, APP, line(1, "own too"));
+    assert_eq!(logs.dropped(), 7, "the faults beyond their share");
+    let own = Filter { stream: Some(Stream::Stdout), ..Filter::default() };
+    assert_eq!(texts(&logs.tail(TENANT, APP, 9, &own).expect("the files are ours")), ["own", "own too"]);
+    logs.write(TENANT, APP, Line { stream: Stream::Fault, ..line(2, "later") });
+    assert!(tail(&logs, 3).iter().any(|line| line.text.starts_with("7 faults were dropped here")), "the log says so");
+    assert!(dir.path().join("logs/1/2/faults/new.jsonl").exists());
+}
+
 #[tokio::test]
 async fn a_follower_hears_access_lines_too() {
     let (_dir, logs) = opened();

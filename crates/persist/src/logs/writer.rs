@@ -54,8 +54,8 @@ pub(super) enum Message {
 
 /// An app's log at one moment: its open files and how far they are written.
 pub(super) struct Shown {
-    /// What was said, and the access lines.
-    pub newest_first: [Vec<(File, u64)>; 2],
+    /// What was said, the faults and the access lines.
+    pub newest_first: [Vec<(File, u64)>; 3],
 }
 
 pub(super) fn dir(root: &Path, tenant: TenantId, app: AppId) -> PathBuf {
@@ -66,6 +66,7 @@ fn book_dir(root: &Path, book: Book) -> PathBuf {
     let dir = dir(root, book.tenant, book.app);
     match book.kind {
         Kind::Said => dir,
+        Kind::Fault => dir.join("faults"),
         Kind::Access => dir.join("access"),
     }
 }
@@ -223,8 +224,8 @@ impl Writer {
     }
 
     fn show(&mut self, tenant: TenantId, app: AppId) -> io::Result<Shown> {
-        let mut newest_first = [Vec::new(), Vec::new()];
-        for (kind, files) in [Kind::Said, Kind::Access].into_iter().zip(&mut newest_first) {
+        let mut newest_first = [Vec::new(), Vec::new(), Vec::new()];
+        for (kind, files) in [Kind::Said, Kind::Fault, Kind::Access].into_iter().zip(&mut newest_first) {
             let book = Book { tenant, app, kind };
             if let Some(log) = self.open.get_mut(&book) {
                 log.write(|line, count| self.gates.lost(book, line, count))?;

@@ -135,8 +135,10 @@ fn reworded_value(message: &str, meant: Option<&str>) -> (String, Option<String>
     let wanted_text = message.starts_with("invalid type") && message.ends_with("expected a string");
     let help = match meant {
         Some(number) if wanted_text && number.bytes().all(|byte| byte.is_ascii_digit()) => Some(format!(
-            "write it in quotes and with its unit, as in \"{number}MiB\", \"{number}s\" or \"{number}/s\""
+            "write it in quotes: \"{number}\". A size, a time or a rate has its unit too, as in \"{number}MiB\", \"{number}s\" or \
+             \"{number}/s\""
         )),
+        Some(word @ ("true" | "false")) if wanted_text => Some(format!("write it in quotes: \"{word}\"")),
         Some(list) if message.starts_with("invalid type") && list.starts_with("[[") => Some(format!(
             "there is one of it at most, so that it has one pair of brackets: {}",
             list.replace("[[", "[").replace("]]", "]")
@@ -280,11 +282,11 @@ mod tests {
         check(
             "[components.app]\nmemory = 128\n",
             &expect![[r#"
-            invalid type: integer `128`, expected a string
-             --> firm.toml:2:10
-            2 | memory = 128
-              |          ^^^
-              help: write it in quotes and with its unit, as in "128MiB", "128s" or "128/s""#]],
+                invalid type: integer `128`, expected a string
+                 --> firm.toml:2:10
+                2 | memory = 128
+                  |          ^^^
+                  help: write it in quotes: "128". A size, a time or a rate has its unit too, as in "128MiB", "128s" or "128/s""#]],
         );
         check(
             "limit = { rate = \"5/s\", burst = -5 }\n",
