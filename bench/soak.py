@@ -39,8 +39,9 @@ WARM_UP, WARM_UP_ROUNDS, WARM_UP_MAX = 0.3, 2, 0.6
 # and then on another: a soak of few rounds sees the steps, not yet the level. It finds leaks that are fast; the hour
 # finds the others.
 GROWTH_MAX, GROWTH_BYTES_MAX, GROWTH_BYTES_SHORT_MAX, SHORT_ROUNDS = 0.10, 24 << 20, 160 << 20, 10
-# Each new component stays mapped: one descriptor and three mappings (crates/base/src/limits.rs, PROGRAMS_LOADED_MAX).
-DESCRIPTORS_A_PROGRAM, MAPPINGS_A_PROGRAM = 1, 3
+# Each new component stays mapped, with its first contents: two descriptors and four mappings (crates/base/src/limits.rs,
+# PROGRAMS_LOADED_MAX).
+DESCRIPTORS_A_PROGRAM, MAPPINGS_A_PROGRAM = 2, 4
 # What may come and go at any moment: a log that is turned over, a database's checkpoint, a helper thread.
 DESCRIPTORS_SLACK, THREADS_SLACK = 16, 8
 # A place in the pool of instances that was used once stays mapped: memory, tables and stack, each between two guards.

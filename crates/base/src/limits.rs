@@ -363,8 +363,8 @@ pub const TRAP_FRAMES_MAX: usize = 16;
 pub const OUTBOUND_AT_ONCE_MAX: usize = 16;
 pub const OUTBOUND_CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 /// Compiled components kept mapped; the least recently used is dropped for the next, and mapped again in 1 ms
-/// (Rust) to 20 ms (JavaScript) when it's asked for. Each takes a descriptor and 3 of the 65,530 mappings that
-/// Linux gives a process by default: 12,288, besides the pool's own 4,000 and a few for each living instance.
+/// (Rust) to 20 ms (JavaScript) when it's asked for. Each takes two descriptors and 4 of the 65,530 mappings that
+/// Linux gives a process by default: 16,384, besides the pool's own 4,000 and a few for each living instance.
 pub const PROGRAMS_LOADED_MAX: usize = 4_096;
 
 // ---- the front end ----
