@@ -17,26 +17,18 @@ use crate::limiter::{Budget, Share};
 /// The instances of one cell that wait.
 pub struct Reuse {
     cores: Box<[Mutex<Vec<Waiting>>]>,
-    /// The registry knows of it.
-    known: AtomicBool,
     /// An instance has answered twice.
     works: AtomicBool,
     /// The component can't answer twice: each request gets a fresh instance after all.
     off: AtomicBool,
-    /// Who lets go of what waits when its cell has gone, once anything does.
+    /// Who lets go of what waits, once anything has: the registry knows of it from then on.
     gone: OnceLock<(Gone, Arc<Share>)>,
 }
 
 impl Drop for Reuse {
     /// A release has ended, and the last to know of it is a core that serves others now.
     fn drop(&mut self) {
-        let Some((gone, share)) = self.gone.take() else { return };
-        for core in &mut self.cores {
-            let waiting = std::mem::take(core.get_mut().unwrap_or_else(PoisonError::into_inner));
-            if !waiting.is_empty() {
-                gone.let_go_of(&share, Box::new(waiting));
-            }
-        }
+        self.empty();
     }
 }
 
@@ -60,13 +52,7 @@ impl Reuse {
     #[must_use]
     pub fn new(cores: usize) -> Arc<Self> {
         let cores = (0..cores.max(1)).map(|_| Mutex::default()).collect();
-        Arc::new(Self {
-            cores,
-            known: AtomicBool::new(false),
-            works: AtomicBool::new(false),
-            off: AtomicBool::new(false),
-            gone: OnceLock::new(),
-        })
+        Arc::new(Self { cores, works: AtomicBool::new(false), off: AtomicBool::new(false), gone: OnceLock::new() })
     }
 
     fn core(&self, core: usize) -> &Mutex<Vec<Waiting>> {
@@ -78,18 +64,24 @@ impl Reuse {
         Some(waiting.live)
     }
 
-    /// A used instance failed. Where none has ever answered twice, none will: gives whether that was found out just now.
-    pub(crate) fn failed(&self, gone: &Gone, share: &Arc<Share>) -> bool {
-        if self.works.load(Ordering::Relaxed) {
-            return false;
-        }
-        let news = !self.off.swap(true, Ordering::Relaxed);
+    /// Lets go of all that wait, beside the cores.
+    fn empty(&self) {
+        let Some((gone, share)) = self.gone.get() else { return };
         for core in &self.cores {
             let waiting = std::mem::take(&mut *core.lock().unwrap_or_else(PoisonError::into_inner));
             if !waiting.is_empty() {
                 gone.let_go_of(share, Box::new(waiting));
             }
         }
+    }
+
+    /// A used instance failed. Where none has ever answered twice, none will: gives whether that was found out just now.
+    pub(crate) fn failed(&self) -> bool {
+        if self.works.load(Ordering::Relaxed) {
+            return false;
+        }
+        let news = !self.off.swap(true, Ordering::Relaxed);
+        self.empty();
         news
     }
 
@@ -142,8 +134,7 @@ impl Registry {
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= REUSE_IDLE_MAX {
             return Some(live);
         }
-        if !list.known.swap(true, Ordering::Relaxed) {
-            let _ = list.gone.set((gone.clone(), Arc::clone(share)));
+        if list.gone.get().is_none() && list.gone.set((gone.clone(), Arc::clone(share))).is_ok() {
             self.lists.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(list));
         }
         let mut waiting = list.core(core).lock().unwrap_or_else(PoisonError::into_inner);

@@ -227,7 +227,7 @@ impl Sandbox {
         if answer.is_err()
             && report.is_reused()
             && let Some(list) = &cell.reuse
-            && list.failed(&self.0.ground.gone, &cell.share)
+            && list.failed()
         {
             report.line(
                 "it was the second request or a later one to this instance: from now on each gets a fresh one. If the \

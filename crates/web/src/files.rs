@@ -79,8 +79,7 @@ fn elsewhere(asked: &Asked<'_>, end: &str) -> Response<Body> {
     let to = format!("{}{end}{query}", &asked.path[..asked.below]);
     let Some(mut answer) = redirect(StatusCode::PERMANENT_REDIRECT, &to) else { return nothing(asked.request) };
     // The next release may lead the other way: a browser that kept both would go round in a circle.
-    let kept = if asked.site.public { CACHE_DEFAULT } else { CACHE_PRIVATE };
-    answer.headers_mut().insert(header::CACHE_CONTROL, kept);
+    answer.headers_mut().insert(header::CACHE_CONTROL, CACHE_DEFAULT);
     answer
 }
 
@@ -267,7 +266,7 @@ pub(crate) fn cache(folder: &StaticFolder, public: bool) -> HeaderValue {
 fn kept(asked: &Asked<'_>, path: &str, status: StatusCode) -> HeaderValue {
     let Folder { settings, cache, .. } = asked.folder;
     let never_changes = || settings.immutable.iter().any(|pattern| pattern.matches(path));
-    if asked.site.public && status == StatusCode::OK && never_changes() { CACHE_IMMUTABLE } else { cache.clone() }
+    if status == StatusCode::OK && never_changes() { CACHE_IMMUTABLE } else { cache.clone() }
 }
 
 #[cfg(test)]

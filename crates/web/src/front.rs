@@ -283,7 +283,7 @@ impl Visit {
             }
         }
         if self.seen.head_only && !answer.body().is_end_stream() {
-            // Over HTTP/2 whatever is there would be sent.
+            // The same answer without its content (RFC 9110, 9.3.2). Over HTTP/2 whatever is there would be sent.
             if let Some(bytes) = answer.body().size_hint().exact() {
                 answer.headers_mut().entry(header::CONTENT_LENGTH).or_insert(HeaderValue::from(bytes));
             }
@@ -385,7 +385,7 @@ impl Visit {
             Ok(quota) => quota,
             Err(too_many) => return Ok(too_many.answer(self.id())),
         };
-        let matched = rules::matching(&site, path);
+        let matched = rules::matching(&site, path, plain.as_deref());
         let at = self.at();
         at.route = route;
         at.passed = Some((quota, matched));

@@ -24,8 +24,7 @@ use auth::{Caller, Wants, identify, may};
 use base::limits::{API_BODY_BYTES_MAX, API_BODY_TIME_MAX, CHUNK_BYTES_MAX};
 use base::{Name, TenantId, Timestamp};
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body::Body as _;
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
@@ -57,21 +56,10 @@ type Answer = Result<Response<Body>, Refusal>;
 
 /// Answers a request to the API.
 pub(crate) async fn serve(core: &Rc<Core>, request: &mut Request<Option<Incoming>>, id: &IdText) -> Response<Body> {
-    let only_head = request.method() == Method::HEAD;
-    let answer = match called(core, request).await {
+    match called(core, request).await {
         Ok(answer) => answer,
         Err(refusal) => refusal.answer(id),
-    };
-    if only_head { head(answer) } else { answer }
-}
-
-/// The same answer without its content (RFC 9110, 9.3.2).
-fn head(mut answer: Response<Body>) -> Response<Body> {
-    if let Some(bytes) = answer.body().size_hint().exact() {
-        answer.headers_mut().insert(header::CONTENT_LENGTH, bytes.into());
     }
-    *answer.body_mut() = Body::empty();
-    answer
 }
 
 async fn called(core: &Rc<Core>, request: &mut Request<Option<Incoming>>) -> Answer {

@@ -40,13 +40,12 @@ impl Fields {
     }
 }
 
-/// The rules that are about `path`.
-pub(crate) fn matching(site: &Site, path: &str) -> Matched {
+/// The rules that are about `path`, of which this is the plain spelling if it has another ([`plain`]).
+pub(crate) fn matching(site: &Site, path: &str, plain: Option<&str>) -> Matched {
     if site.fields.is_empty() || is_the_cloud_s(path) {
         return Matched::default();
     }
-    let plain = plain(path);
-    let path = plain.as_deref().unwrap_or(path);
+    let path = plain.unwrap_or(path);
     // Written as it is, `/about.html` is sent to `/about` where addresses are clean. Spelled otherwise it is answered, and
     // is the same file.
     let clean = path.strip_suffix("index.html").filter(|start| start.ends_with('/')).or(path.strip_suffix(".html"));
@@ -126,9 +125,5 @@ pub(crate) fn redirect(site: &Site, uri: &Uri) -> Option<Response<Body>> {
     }
     let found = |rule: &state::manifest::Redirect| Some((rule.target(uri.path(), uri.query())?, rule.status));
     let (to, status) = site.redirects.iter().find_map(found)?;
-    let mut answer = answer::redirect(StatusCode::from_u16(status).ok()?, &to)?;
-    if !site.public {
-        answer.headers_mut().insert(header::CACHE_CONTROL, CACHE_PRIVATE);
-    }
-    Some(answer)
+    answer::redirect(StatusCode::from_u16(status).ok()?, &to)
 }

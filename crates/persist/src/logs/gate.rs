@@ -101,12 +101,12 @@ impl Gate {
             Kind::Said => {
                 format!("{lost} lines were dropped here: an app may write {LOG_LINES_PER_SECOND_MAX} in a second")
             }
-            Kind::Fault => format!(
-                "{lost} faults were dropped here: an app gets {LOG_LINES_PER_SECOND_MAX} in a second at the most"
-            ),
-            Kind::Access => format!(
-                "{lost} access lines were dropped here: an app gets {LOG_LINES_PER_SECOND_MAX} in a second at the most"
-            ),
+            Kind::Fault | Kind::Access => {
+                let what = if kind == Kind::Fault { "faults" } else { "access lines" };
+                format!(
+                    "{lost} {what} were dropped here: an app gets {LOG_LINES_PER_SECOND_MAX} in a second at the most"
+                )
+            }
         };
         Some(notice)
     }

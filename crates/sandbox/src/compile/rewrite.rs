@@ -7,11 +7,10 @@
 mod bulk;
 mod image;
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use base::limits::{GUEST_CONTENT_SLACK_BYTES, GUEST_STRAIGHT_OPERATORS_MAX};
-
 use wasm_encoder::reencode::{Error, Reencode, ReencodeComponent, utils};
 use wasm_encoder::{
     BlockType, CodeSection, Component, ComponentSectionId, DataSection, FunctionSection, Instruction, MemorySection,
@@ -99,8 +98,8 @@ impl ReencodeComponent for Modules {
 struct Rewriting {
     types: u32,
     functions: u32,
-    /// And the place of each among those functions.
-    bulks: HashMap<Bulk, u32>,
+    /// Sorted.
+    bulks: Vec<Bulk>,
     content: Option<FirstContent>,
     /// A memory could be taken for one whose content was taken out.
     mistakable: bool,
@@ -111,7 +110,7 @@ struct Rewriting {
 impl Rewriting {
     /// What is to be done with a module, of which so many before had a content.
     fn of(wasm: &[u8], before: usize, slack: &mut u64) -> Result<Self, Damage> {
-        let (mut types, mut functions, mut bulks) = (0, 0, HashMap::new());
+        let (mut types, mut functions, mut bulks) = (0, 0, BTreeSet::new());
         let (mut mistakable, mut long) = (false, false);
         for payload in Parser::new(0).parse_all(wasm) {
             match payload? {
@@ -134,16 +133,13 @@ impl Rewriting {
                 Payload::CodeSectionEntry(body) => {
                     let found = Found::in_body(&body)?;
                     long |= found.is_long();
-                    for bulk in found.bulks {
-                        let next = count(bulks.len());
-                        bulks.entry(bulk).or_insert(next);
-                    }
+                    bulks.extend(found.bulks);
                 }
                 _ => {}
             }
         }
         let content = FirstContent::of(wasm, before, slack)?;
-        Ok(Self { types, functions, bulks, content, mistakable, long })
+        Ok(Self { types, functions, bulks: bulks.into_iter().collect(), content, mistakable, long })
     }
 
     fn changes(&self) -> bool {
@@ -152,7 +148,7 @@ impl Rewriting {
 
     /// The number of the function that does it in pieces.
     fn function(&self, bulk: Bulk) -> u32 {
-        self.functions + self.bulks[&bulk]
+        self.functions + count(self.bulks.binary_search(&bulk).expect("all were found before"))
     }
 }
 
@@ -201,7 +197,7 @@ impl Reencode for Rewriting {
         section: FunctionSectionReader<'_>,
     ) -> Result<(), Damage> {
         utils::parse_function_section(self, functions, section)?;
-        for _ in 0..self.bulks.len() {
+        for _ in &self.bulks {
             functions.function(self.types);
         }
         Ok(())
@@ -209,9 +205,7 @@ impl Reencode for Rewriting {
 
     fn parse_code_section(&mut self, code: &mut CodeSection, section: CodeSectionReader<'_>) -> Result<(), Damage> {
         utils::parse_code_section(self, code, section)?;
-        let mut bulks: Vec<_> = self.bulks.iter().collect();
-        bulks.sort_unstable_by_key(|(_, place)| **place);
-        for (bulk, _) in bulks {
+        for bulk in &self.bulks {
             code.function(&bulk.in_a_loop());
         }
         Ok(())

@@ -113,6 +113,15 @@ mod tests {
         (TenantId(1 + number as u64 % 2), Digest::of(&number.to_be_bytes()))
     }
 
+    /// Has it to wait for room, whatever else goes on meanwhile?
+    async fn waits<F: Future + Unpin>(chunk: &mut F) -> bool {
+        tokio::select! {
+            biased;
+            _ = chunk => false,
+            () = tokio::task::yield_now() => true,
+        }
+    }
+
     #[tokio::test]
     async fn so_many_bytes_are_lent_and_no_more() {
         let lent = Lent::new();
@@ -125,11 +134,7 @@ mod tests {
         loans.push(lent.chunk(key(7), async { panic!("it is held") }).await.expect("it is held"));
         let next = chunk(9_998);
         tokio::pin!(next);
-        tokio::select! {
-            biased;
-            _ = &mut next => panic!("there is no room"),
-            () = tokio::task::yield_now() => {}
-        }
+        assert!(waits(&mut next).await, "there is no room");
         loans.swap_remove(0);
         assert!(next.await.is_ok());
     }
@@ -144,11 +149,7 @@ mod tests {
         }
         let more = chunk(2 * 9_999);
         tokio::pin!(more);
-        tokio::select! {
-            biased;
-            _ = &mut more => panic!("it is half of all"),
-            () = tokio::task::yield_now() => {}
-        }
+        assert!(waits(&mut more).await, "it is half of all");
         loans.push(chunk(1).await.expect("another has its own"));
         loans.swap_remove(0);
         assert!(more.await.is_ok());

@@ -13,7 +13,7 @@ use wasm_encoder::{BlockType, Function, Instruction, ValType};
 use wasmparser::Operator;
 
 /// An instruction that moves as many bytes as its operands say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Bulk {
     Fill,
     Copy,
