@@ -265,10 +265,17 @@ pub const APP_CONCURRENCY_MAX: u32 = 500;
 pub const APP_CONCURRENCY_DEFAULT: u32 = 64;
 /// Requests that may wait for each place of an app's concurrency before the next is refused.
 pub const WAITING_PER_PLACE_MAX: u32 = 4;
-/// The clock that counts a guest's CPU time: one tick. A guest that computes gives its core away after one, so that
-/// others wait for that long at the most. A tick costs the box some 12 µs, and a guest that computes some 10.
+/// The clock that interrupts guests: one tick, while any of them computes for long. It then gives its core away after one, so
+/// that others wait for that long at the most. A tick costs the box some 12 µs, and a guest that computes some 10.
 pub const EPOCH_TICK: Duration = Duration::from_micros(500);
-/// Ticks without any guest that runs, after which the clock stands still until one does: a tenth of a second.
+/// One tick while none does. Short requests are over before a tick would have come, and ticks are paid for all the same.
+pub const EPOCH_TICK_AT_EASE: Duration = Duration::from_millis(2);
+/// CPU time after which a request has computed for long.
+pub const LONG_AFTER: Duration = Duration::from_millis(1);
+/// Short ticks after the last one that did: a quarter of a second. So a guest's first turn, which may be a long one, is the
+/// only such in that time.
+pub const SHORT_TICKS: u32 = 500;
+/// Ticks without any guest that runs, after which the clock stands still until one does.
 pub const IDLE_TICKS: u32 = 200;
 /// CPU time after which a request is a heavy one: of its tenant's requests on the core, the light ones go first.
 pub const HEAVY_AFTER: Duration = Duration::from_millis(4);

@@ -1,12 +1,14 @@
-//! The clock of all guests: it strikes while any of them runs, and leaves an idle box alone.
+//! The clock of all guests: it strikes while any of them runs, quickly while any of them computes for long, and leaves an idle
+//! box alone.
 
 use std::io;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle, Thread};
+use std::time::Duration;
 
-use base::limits::{EPOCH_TICK, IDLE_TICKS};
+use base::limits::{EPOCH_TICK, EPOCH_TICK_AT_EASE, IDLE_TICKS, SHORT_TICKS};
 
 use crate::priority::Priority;
 
@@ -20,6 +22,10 @@ pub(crate) struct Clock {
 struct State {
     /// A guest has begun to run since this was looked at.
     wanted: AtomicBool,
+    /// A guest has computed for long since this was looked at.
+    hurried: AtomicBool,
+    /// The tick that is waited for is a long one.
+    at_ease: AtomicBool,
     stands_still: AtomicBool,
     stopped: AtomicBool,
 }
@@ -62,7 +68,7 @@ pub(crate) struct Ticker {
     thread: Option<JoinHandle<()>>,
 }
 
-/// A clock that does `tick` every `EPOCH_TICK`.
+/// A clock that does `tick` every `EPOCH_TICK`, or every `EPOCH_TICK_AT_EASE`.
 pub(crate) fn start(tick: impl Fn() + Send + 'static) -> io::Result<(Clock, Ticker)> {
     let state = Arc::new(State::default());
     let ticking = Arc::clone(&state);
@@ -89,13 +95,33 @@ impl Clock {
         }
         Running(PhantomData)
     }
+
+    /// A guest computes for long, and others may have to wait for its turns: they are short from now on.
+    pub(crate) fn hurry(&self) {
+        if !self.state.hurried.load(Ordering::Relaxed) {
+            self.state.hurried.store(true, Ordering::Relaxed);
+        }
+        if self.state.at_ease.load(Ordering::Relaxed) && self.state.at_ease.swap(false, Ordering::Relaxed) {
+            self.ticker.unpark();
+        }
+    }
 }
 
 impl State {
+    /// How long the next tick is to take. Who hurries it just now may come too late for this one, and is heard at the next.
+    fn pause(&self, short_ticks: &mut u32) -> Duration {
+        *short_ticks =
+            if self.hurried.swap(false, Ordering::Relaxed) { SHORT_TICKS } else { short_ticks.saturating_sub(1) };
+        let at_ease = *short_ticks == 0;
+        self.at_ease.store(at_ease, Ordering::Relaxed);
+        if at_ease { EPOCH_TICK_AT_EASE } else { EPOCH_TICK }
+    }
+
     fn run(&self, tick: impl Fn()) {
+        let mut short_ticks = 0;
         while !self.stopped.load(Ordering::Relaxed) {
             for _ in 0..IDLE_TICKS {
-                thread::park_timeout(EPOCH_TICK);
+                thread::park_timeout(self.pause(&mut short_ticks));
                 tick();
             }
             if self.wanted.swap(false, Ordering::SeqCst) {
@@ -148,6 +174,38 @@ mod tests {
             assert!(!clock.state.stands_still.load(Ordering::SeqCst));
             drop(running);
             strikes_until(&|| clock.state.stands_still.load(Ordering::SeqCst));
+        }
+        drop(ticker);
+    }
+
+    #[test]
+    fn it_strikes_quickly_for_as_long_as_somebody_hurries_and_a_while_after() {
+        let state = State::default();
+        let mut short_ticks = 0;
+        assert_eq!(state.pause(&mut short_ticks), EPOCH_TICK_AT_EASE);
+        assert!(state.at_ease.load(Ordering::Relaxed));
+        state.hurried.store(true, Ordering::Relaxed);
+        let pauses: Vec<_> = (0..=SHORT_TICKS).map(|_| state.pause(&mut short_ticks)).collect();
+        let (last, short) = pauses.split_last().expect("there are some");
+        assert!(short.iter().all(|pause| *pause == EPOCH_TICK));
+        assert_eq!(*last, EPOCH_TICK_AT_EASE);
+    }
+
+    #[test]
+    fn who_hurries_it_wakes_it_from_a_long_tick() {
+        let (clock, ticker) = start(|| ()).expect("a thread");
+        let _running = clock.run();
+        let begun = Instant::now();
+        let mut hurried = 0;
+        while hurried < 3 {
+            assert!(begun.elapsed() < Duration::from_mins(1), "it never comes to that");
+            hurried += u32::from(
+                clock.state.at_ease.load(Ordering::SeqCst) && {
+                    clock.hurry();
+                    !clock.state.at_ease.load(Ordering::SeqCst)
+                },
+            );
+            thread::sleep(EPOCH_TICK);
         }
         drop(ticker);
     }

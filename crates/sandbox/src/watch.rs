@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use base::limits::{EPOCH_TICK, HEAVY_AFTER};
+use base::limits::{EPOCH_TICK_AT_EASE, HEAVY_AFTER, LONG_AFTER};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use http_body::Frame;
@@ -258,10 +258,13 @@ impl Future for Watched {
         drop(running);
         self.report.hold(allocated::here().wrapping_sub(before));
         self.long |= took > LONG_POLL;
-        self.spent += if long { took } else { took.min(EPOCH_TICK * 2) };
+        self.spent += if long { took } else { took.min(EPOCH_TICK_AT_EASE * 2) };
         if ended {
             self.guest = None;
             return Poll::Ready(());
+        }
+        if self.spent >= LONG_AFTER {
+            self.ground.clock.hurry();
         }
         if self.spent >= HEAVY_AFTER {
             self.report.heavy.store(true, Ordering::Relaxed);

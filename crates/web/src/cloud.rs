@@ -232,11 +232,18 @@ impl Cloud {
             self.router.store(Arc::new(router));
         }
         self.routed.send_replace(record.index());
-        self.drop_unused(record, events);
+        // A stage that goes has its database dropped.
+        let fewer = |event: &Event| {
+            matches!(event, Event::DatabaseDropped { .. } | Event::AppDropped { .. } | Event::TenantDropped { .. })
+        };
+        if events.iter().any(fewer) {
+            self.builder.forget(record);
+        }
+        self.drop_unused(events);
     }
 
     /// Deletes what nothing names any more. What a crash leaves behind is found at the next start.
-    fn drop_unused(self: &Arc<Self>, record: &Arc<Record>, events: &[Event]) {
+    fn drop_unused(self: &Arc<Self>, events: &[Event]) {
         for event in events {
             let cloud = Arc::clone(self);
             match *event {
@@ -249,11 +256,9 @@ impl Cloud {
                     });
                 }
                 Event::AppDropped { tenant, app } => {
-                    self.builder.forget(record);
                     tokio::task::spawn_blocking(move || cloud.store.logs.drop_app(tenant, app));
                 }
                 Event::TenantDropped { tenant } => {
-                    self.builder.forget(record);
                     tokio::task::spawn_blocking(move || {
                         cloud.store.logs.drop_tenant(tenant);
                         if let Err(error) = cloud.store.chunks.drop_tenant(tenant) {

@@ -333,12 +333,13 @@ impl Builder {
         }
     }
 
-    /// Forgets turnstiles of apps that are gone, and shares of tenants.
+    /// Forgets turnstiles of stages that are gone, and shares of tenants.
     pub(crate) fn forget(&self, record: &Record) {
-        let held: BTreeSet<AppId> =
-            record.tenants().flat_map(|tenant| tenant.apps.values().map(|app| app.id)).collect();
+        let apps = record.tenants().flat_map(|tenant| tenant.apps.values());
+        let held: BTreeSet<(AppId, &Name)> =
+            apps.flat_map(|app| app.stages.values().map(|stage| (app.id, &stage.name))).collect();
         let mut turnstiles = self.turnstiles.lock().unwrap_or_else(PoisonError::into_inner);
-        turnstiles.retain(|(app, _, _), _| held.contains(app));
+        turnstiles.retain(|(app, stage, _), _| held.contains(&(*app, stage)));
         drop(turnstiles);
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         shares.retain(|tenant, _| record.tenant(*tenant).is_some());
@@ -402,7 +403,10 @@ pub(crate) fn domain_purpose(domain: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::within;
+    use base::{Digest, Timestamp};
+    use state::{Actor, Command, Entry};
+
+    use super::*;
 
     #[test]
     fn prefixes_end_at_a_segment() {
@@ -410,5 +414,35 @@ mod tests {
         assert!(within("/api", "/api/x"));
         assert!(!within("/api", "/apis"));
         assert!(within("", "/anything"));
+    }
+
+    #[test]
+    fn a_turnstile_goes_with_its_stage() {
+        let name = |text: &str| -> Name { text.parse().expect("a name") };
+        let (mut record, key) = (Record::default(), Key::from_bytes([7; 32]));
+        let mut apply =
+            |command| record.apply(&Entry { at: Timestamp(0), by: Actor::Box, command }).expect("it is right");
+        let made = apply(Command::TenantCreate { name: name("acme"), key: seal_tenant_key(&key, &key) });
+        let tenant = made.tenant.expect("it has a number");
+        for stage in ["live", "next"] {
+            apply(Command::ReleaseCreate {
+                tenant,
+                app: name("shop"),
+                stage: name(stage),
+                content: Digest::of(b"content"),
+                manifest: Box::default(),
+                source: None,
+            });
+        }
+        apply(Command::StageDelete { tenant, app: name("shop"), stage: name("next") });
+        let app = record.tenant(tenant).expect("it was made").apps[&name("shop")].id;
+        let builder = Builder::new("localhost".to_owned(), key, Meters::new(1));
+        for stage in ["live", "next"] {
+            let place = (app, name(stage), name("api"));
+            builder.turnstiles.lock().expect("nobody panicked").insert(place, Arc::new(Turnstile::new(1)));
+        }
+        builder.forget(&record);
+        let held = builder.turnstiles.into_inner().expect("nobody panicked");
+        assert_eq!(held.into_keys().collect::<Vec<_>>(), [(app, name("live"), name("api"))]);
     }
 }

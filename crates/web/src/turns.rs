@@ -7,7 +7,8 @@
 //!
 //! Before each turn that makes the time since the core last looked at its sockets longer than [`LOOK_AFTER`], it looks
 //! again. So whoever comes waits for that long and for the one turn that had begun, which an instance's clock ends after
-//! [`base::limits::EPOCH_TICK`].
+//! [`base::limits::EPOCH_TICK`], or, where no request of the box computed for long lately, after
+//! [`base::limits::EPOCH_TICK_AT_EASE`].
 
 mod ledger;
 

@@ -13,6 +13,9 @@ use tokio::net::TcpStream;
 
 use super::pulse::Pulse;
 
+/// What has at the most so many bytes is copied together before it is written: to have the kernel gather it takes longer.
+const COPIED_TOGETHER_BYTES_MAX: usize = 1024;
+
 /// Lies below TLS: what a visitor sends to keep a session alive is seen for what it is, and what a full session
 /// can't write too.
 pub(super) struct Wire {
@@ -50,6 +53,17 @@ impl Wire {
     }
 }
 
+/// None where they are too long.
+fn copied_together<'a>(bufs: &[IoSlice<'_>], room: &'a mut [u8]) -> Option<&'a [u8]> {
+    let mut length = 0;
+    for buf in bufs {
+        let end = length + buf.len();
+        room.get_mut(length..end)?.copy_from_slice(buf);
+        length = end;
+    }
+    Some(&room[..length])
+}
+
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let (before, room) = (buf.filled().len(), buf.remaining());
@@ -73,7 +87,12 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let mut together = [0; COPIED_TOGETHER_BYTES_MAX];
+        let stream = Pin::new(&mut self.stream);
+        let polled = match copied_together(bufs, &mut together) {
+            Some(bytes) => stream.poll_write(cx, bytes),
+            None => stream.poll_write_vectored(cx, bufs),
+        };
         self.pulse.went(&polled);
         polled
     }
@@ -88,5 +107,23 @@ impl AsyncWrite for Wire {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_short_is_copied_together() {
+        let mut room = [0; 8];
+        let mut copied = |bufs: &[&[u8]]| {
+            let bufs: Vec<_> = bufs.iter().map(|buf| IoSlice::new(buf)).collect();
+            copied_together(&bufs, &mut room).map(<[u8]>::to_vec)
+        };
+        assert_eq!(copied(&[b"head", b"", b"body"]).as_deref(), Some(&b"headbody"[..]));
+        assert_eq!(copied(&[b"a"]).as_deref(), Some(&b"a"[..]));
+        assert_eq!(copied(&[]).as_deref(), Some(&b""[..]));
+        assert_eq!(copied(&[b"head", b"body", b"!"]), None);
     }
 }
