@@ -8,6 +8,7 @@ mod access;
 mod check;
 mod locate;
 mod rules;
+mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use access::{AccessLog, AccessLogClient};
 pub use check::Fault;
 pub(crate) use check::variable_name;
-pub use locate::{ManifestError, parse};
+pub use locate::{ManifestError, parse, text};
 pub use rules::{HeaderRule, Pattern, Redirect};
 
 /// What an app is: its code, files, routes, and what it may reach.
