@@ -139,14 +139,17 @@ impl Default for StaticFolder {
     }
 }
 
-/// A path prefix and what answers it: exactly one of `component` and `static`.
+/// A path prefix and what answers it: exactly one of `component` and `static`. A static folder is asked for what comes behind
+/// the prefix, a component for the whole path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Matched by whole segments: `/api` takes `/api` and `/api/x`, not `/apis`.
     pub path: String,
+    /// The component that answers. It is given the whole path, the prefix included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub component: Option<Name>,
+    /// The static folder that answers. A file's path in it is what comes behind the prefix.
     #[serde(default, rename = "static", skip_serializing_if = "Option::is_none")]
     pub static_folder: Option<Name>,
     /// The throttle of this route, besides the app's.
