@@ -45,6 +45,13 @@ fn a_request_leaves_a_line_where_it_is_asked_for() {
     node.get(&node.url("quiet")).expect(200);
     let hint = node.firm(&["logs", "--app", "quiet"]);
     assert!(hint.stderr.contains("access_log = true"), "{}{}", hint.stdout, hint.stderr);
+    // An id that is nobody's isn't found for another reason.
+    let nobody_s = node.firm(&["logs", "--app", "quiet", "--request", "00ab"]);
+    assert!(
+        nobody_s.stderr.contains("a request 00ab") && !nobody_s.stderr.contains("access_log"),
+        "{}",
+        nobody_s.stderr
+    );
 
     node.push(
         files("access_log = true\n[stages.whole]\naccess_log = { query = true, client = \"whole\" }").path(),

@@ -235,10 +235,10 @@ fn a_secret_is_for_its_stage_s_code_alone() {
     let two = Two::start();
     let node = &two.node;
     let missing = node.json(&["secret", "--app", "probe"]);
-    assert_eq!(missing, json!({ "set": [], "missing": ["API_KEY"] }));
+    assert_eq!(missing, json!({ "set": [], "missing": ["API_KEY"], "unbound": [] }));
     let ran = node.firm_with(&["secret", "set", "API_KEY", "--stdin", "--app", "probe"], &[], &format!("{SECRET}\n"));
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert!(!format!("{ran:?}").contains(SECRET));
+    assert!(!format!("{ran:?}").contains(SECRET) && !ran.stderr.contains("no code gets"), "{}", ran.stderr);
 
     // No push and no restart: the next request has it.
     assert_eq!(two.ask("live", "config?key=API_KEY"), json!(SECRET));
@@ -250,11 +250,13 @@ fn a_secret_is_for_its_stage_s_code_alone() {
         let ran = node.firm(&[args, &["--app", "probe", "--json"]].concat());
         assert!(ran.code == 0 && !ran.stdout.contains(SECRET), "{args:?}: {}{}", ran.stdout, ran.stderr);
     }
-    assert_eq!(node.json(&["secret", "--app", "probe"]), json!({ "set": ["API_KEY"], "missing": [] }));
+    assert_eq!(node.json(&["secret", "--app", "probe"]), json!({ "set": ["API_KEY"], "missing": [], "unbound": [] }));
     assert!(!holds(node.dir(), SECRET.as_bytes()), "it lies unsealed in the data directory");
 
-    // A secret that the manifest doesn't bind is kept and not shown.
-    node.firm_with(&["secret", "set", "OTHER", "--stdin", "--app", "probe"], &[], "x");
+    // A secret that the manifest doesn't bind is kept and not shown, and who sets it is told.
+    let ran = node.firm_with(&["secret", "set", "OTHER", "--stdin", "--app", "probe"], &[], "x");
+    assert!(ran.code == 0 && ran.stderr.contains("no code gets OTHER yet"), "{}", ran.stderr);
+    assert_eq!(node.json(&["secret", "--app", "probe"])["unbound"], json!(["OTHER"]));
     assert_eq!(two.ask("live", "config"), json!({ "API_KEY": SECRET, "COLOUR": "blue" }));
     // Promotion takes none along, in either direction.
     node.json(&["promote", "live", "--to", "beta", "--app", "probe"]);
@@ -315,6 +317,11 @@ fn variables_change_without_a_build() {
     assert_eq!(two.ask("live", "env")["COLOUR"], "red");
     node.json(&["env", "unset", "COLOUR", "--app", "probe"]);
     assert_eq!(two.ask("live", "env"), json!({ "COLOUR": "blue", "MOOD": "fine=" }));
+    // What isn't there can't be taken away, be it a variable or a secret.
+    for args in [&["env", "unset", "NOBODY"][..], &["secret", "delete", "NOBODY", "--yes"]] {
+        let ran = node.firm(&[args, &["--app", "probe"]].concat());
+        assert_eq!(ran.code, 5, "{args:?}: {}", ran.stderr);
+    }
 }
 
 #[test]

@@ -44,6 +44,14 @@ fn what_a_visitor_claims_is_not_believed() {
         assert_eq!(values("x-request-id"), [json!(request_id(&reply))]);
     }
 
+    // What a visitor says is about its connection goes no further, but for what the app is told of the road.
+    let said = "Connection: keep-alive, X-Hop, X-Forwarded-For, X-Request-Id";
+    let claims = ["--http1.1", "-H", said, "-H", "X-Hop: secret", "-H", "X-Stays: yes"];
+    let reply = node.curl(&[&claims[..], &[&format!("{url}headers")]].concat()).expect(200);
+    let text = reply.json().to_string();
+    assert!(!text.contains("x-hop") && !text.contains("secret") && text.contains("x-stays"), "{text}");
+    assert!(text.contains("x-forwarded-for") && text.contains(request_id(&reply)), "{text}");
+
     // The name of the handshake and the name of the request are one, or there is no answer.
     for version in ["--http1.1", "--http2"] {
         for host in ["shop.rival.localhost", "api.localhost", "127.0.0.1", "evil.example"] {
@@ -192,6 +200,12 @@ fn requests_are_never_smuggled() {
             "a host with a user",
             "GET /again HTTP/1.1\r\nHost: evil@shop.main.localhost\r\nConnection: close\r\n\r\n".to_owned(),
         ),
+        (
+            "a host with a port that is none",
+            "GET /again HTTP/1.1\r\nHost: shop.main.localhost:evil\r\nConnection: close\r\n\r\n".to_owned(),
+        ),
+        ("a host for a target", format!("GET shop.main.localhost:80 HTTP/1.1\r\n{host}\r\n")),
+        ("a target of another scheme", format!("GET ftp://shop.main.localhost/again HTTP/1.1\r\n{host}\r\n")),
         ("HTTP/0.9", "GET /again\r\n".to_owned()),
         ("HTTP/2 in words", format!("GET /again HTTP/2.0\r\n{host}\r\n")),
     ];

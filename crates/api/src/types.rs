@@ -350,6 +350,9 @@ pub struct Secrets {
     pub set: Vec<String>,
     /// Bound by the running release and not set.
     pub missing: Vec<String>,
+    /// Set and not bound by the running release: no code gets them.
+    #[serde(default)]
+    pub unbound: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -235,6 +235,10 @@ mod tests {
             "firm env set A=b C=d=e --stage redesign",
             "firm secret set API_KEY --stdin --app site",
             "firm token create --grant deploy --label ci --expires 30d",
+            "firm tenant limit acme",
+            "firm tenant limit acme --json",
+            "firm tenant limit acme --rate 500/s --burst 1000",
+            "firm tenant limit acme --none",
             "firm --context local --tenant acme tenant add other",
             "firm context add ci --address x:8443 --authority ca.pem --tenant acme",
         ] {
@@ -244,6 +248,23 @@ mod tests {
                 "{line}: {}",
                 parse(&words).err().map(|error| error.to_string()).unwrap_or_default()
             );
+        }
+    }
+
+    #[test]
+    fn a_wrong_value_is_told_what_to_write() {
+        for (line, wanted) in [
+            ("firm up --port abc", "a port is a whole number from 1 to 65535"),
+            ("firm up --http-port 0", "a port is a whole number from 1 to 65535"),
+            ("firm up --port 70000", "a port is a whole number from 1 to 65535"),
+            ("firm token create --grant read --label ci --expires 0s", "it would end at once: write 1s or longer"),
+            ("firm token create --grant read --label ci --expires 999ms", "leave it out for one that never ends"),
+            ("firm stages share beta --expires 0s", "it would end at once: write 1s to 30d"),
+            ("firm stages share beta --expires 31d", "it would last too long: write 1s to 30d"),
+        ] {
+            let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let said = parse(&words).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(said.contains(wanted), "{line}: {said}");
         }
     }
 

@@ -33,10 +33,10 @@ pub struct UpArgs {
     #[arg(long, env = "FIRM_DIR")]
     dir: Option<PathBuf>,
     /// Port for TLS: apps and the API
-    #[arg(long, default_value_t = 8443)]
+    #[arg(long, default_value_t = 8443, value_parser = port)]
     port: u16,
     /// Port for plain HTTP: redirects to TLS, or serves with --serve-plain
-    #[arg(long, default_value_t = 8080)]
+    #[arg(long, default_value_t = 8080, value_parser = port)]
     http_port: u16,
     /// Address to listen on; 0.0.0.0 or :: for every one
     #[arg(long, default_value = "127.0.0.1")]
@@ -71,6 +71,12 @@ pub struct UpArgs {
     /// The name of the context that is registered for this cloud
     #[arg(long, default_value = "local")]
     context_name: Name,
+}
+
+/// Not 0, by which the system would choose one that nobody knows.
+fn port(text: &str) -> Result<u16, String> {
+    let port = text.parse().ok().filter(|port| *port != 0);
+    port.ok_or_else(|| "a port is a whole number from 1 to 65535, as in 8443".to_owned())
 }
 
 /// What a script learns once the cloud serves.

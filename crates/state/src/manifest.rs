@@ -8,6 +8,7 @@ mod access;
 mod check;
 mod locate;
 mod rules;
+mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use access::{AccessLog, AccessLogClient};
 pub use check::Fault;
 pub(crate) use check::variable_name;
-pub use locate::{ManifestError, parse};
+pub use locate::{ManifestError, parse, text};
 pub use rules::{HeaderRule, Pattern, Redirect};
 
 /// What an app is: its code, files, routes, and what it may reach.
@@ -138,14 +139,17 @@ impl Default for StaticFolder {
     }
 }
 
-/// A path prefix and what answers it: exactly one of `component` and `static`.
+/// A path prefix and what answers it: exactly one of `component` and `static`. A static folder is asked for what comes behind
+/// the prefix, a component for the whole path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Matched by whole segments: `/api` takes `/api` and `/api/x`, not `/apis`.
     pub path: String,
+    /// The component that answers. It is given the whole path, the prefix included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub component: Option<Name>,
+    /// The static folder that answers. A file's path in it is what comes behind the prefix.
     #[serde(default, rename = "static", skip_serializing_if = "Option::is_none")]
     pub static_folder: Option<Name>,
     /// The throttle of this route, besides the app's.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use base::Name;
 use base::limits::MANIFEST_BYTES_MAX;
 use state::Manifest;
-use state::manifest::{Component, Fault, ManifestError, Route, StaticFolder, parse};
+use state::manifest::{Component, Fault, ManifestError, Route, StaticFolder, parse, text};
 
 use crate::build::{Kind, detect};
 
@@ -46,6 +46,13 @@ pub enum ProjectError {
          start with: firm new NAME", .0.display()
     )]
     Empty(PathBuf),
+    #[error("`{}` holds no source, only what was built\n  help: push that: firm push {}", folder.display(), folder.join(wasm).display())]
+    Built { folder: PathBuf, wasm: String },
+    #[error(
+        "{file} names nothing to deploy, and beside it is no index.html, package.json, Cargo.toml or pyproject.toml\n  help: add to \
+         {file}\n\n    {example}"
+    )]
+    NoPart { file: String, example: String },
     #[error(
         "no route leads to the app's {what}\n --> {file}\n  help: add a route for each, such as\n\n    [[route]]\n    path = \"/\"\n    {example}"
     )]
@@ -74,12 +81,13 @@ impl Project {
 
     fn in_folder(root: &Path) -> Result<Self, ProjectError> {
         let Some((mut manifest, text, file)) = read(root)? else {
-            return detect(root)
-                .map(|kind| Self::implied(root, ".", kind))
-                .ok_or_else(|| ProjectError::Empty(root.to_owned()));
+            return detect(root).map(|kind| Self::implied(root, ".", kind)).ok_or_else(|| match built(root) {
+                Some(wasm) => ProjectError::Built { folder: root.to_owned(), wasm },
+                None => ProjectError::Empty(root.to_owned()),
+            });
         };
         if manifest.components.is_empty() && manifest.statics.is_empty() {
-            let kind = detect(root).ok_or_else(|| ProjectError::Empty(root.to_owned()))?;
+            let kind = detect(root).ok_or_else(|| no_part(root, &file))?;
             imply_part(&mut manifest, ".", kind);
         }
         if manifest.routes.is_empty() {
@@ -133,18 +141,35 @@ fn only_name(folder: &Path) -> Option<Name> {
     toml::from_str::<OnlyName>(&text).ok()?.app
 }
 
+/// The first component that lies in the folder, ready to run.
+fn built(folder: &Path) -> Option<String> {
+    let names = fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter(|name| detect(&folder.join(name)) == Some(Kind::Wasm)).min()
+}
+
+/// A manifest that names no part, where the folder has none to imply. A component that was built isn't implied: beside it may
+/// lie what it was built from.
+fn no_part(root: &Path, file: &str) -> ProjectError {
+    let example = match built(root) {
+        Some(wasm) => format!("[components.app]\n    source = {wasm:?}"),
+        None => "[static.site]\n    dir = \"public\"".to_owned(),
+    };
+    ProjectError::NoPart { file: file.to_owned(), example }
+}
+
 fn shown(root: &Path) -> PathBuf {
     root.components().filter(|part| part.as_os_str() != ".").collect::<PathBuf>().join(MANIFEST)
 }
 
 fn read(root: &Path) -> Result<Option<(Manifest, String, String)>, ProjectError> {
     let path = root.join(MANIFEST);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(ProjectError::Read { path, source }),
     };
     let file = shown(root).display().to_string();
+    let text = text(bytes, &file).map_err(ProjectError::Manifest)?;
     let manifest = parse(&text, &file).map_err(ProjectError::Manifest)?;
     Ok(Some((manifest, text, file)))
 }
@@ -328,6 +353,55 @@ mod tests {
               help: it needs one of firm.toml, index.html, package.json, Cargo.toml and pyproject.toml; start with: firm new NAME
         "]],
         );
+    }
+
+    #[test]
+    fn a_manifest_that_names_nothing_says_what_to_add() {
+        check(
+            &[("firm.toml", ""), ("Shop.wasm", ""), ("Till.wasm", "")],
+            &expect![[r#"
+            ~/firm.toml names nothing to deploy, and beside it is no index.html, package.json, Cargo.toml or pyproject.toml
+              help: add to ~/firm.toml
+
+                [components.app]
+                source = "Shop.wasm"
+        "#]],
+        );
+        check(
+            &[("firm.toml", "app = \"shop\"\n")],
+            &expect![[r#"
+            ~/firm.toml names nothing to deploy, and beside it is no index.html, package.json, Cargo.toml or pyproject.toml
+              help: add to ~/firm.toml
+
+                [static.site]
+                dir = "public"
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_folder_with_only_a_built_component_says_how_to_push_it() {
+        check(
+            &[("Shop.wasm", "")],
+            &expect![[r#"
+            `~` holds no source, only what was built
+              help: push that: firm push ~/Shop.wasm
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_manifest_that_is_no_text_is_shown_where_it_is_not() {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        fs::write(folder.path().join(MANIFEST), b"app = \"caf\xe9\"\n").expect("a file for the test");
+        let said = Project::find(folder.path()).expect_err("it isn't UTF-8").to_string();
+        expect![[r#"
+            the manifest is not in UTF-8: the byte 0xe9 stands for nothing there
+             --> ~/firm.toml:1:11
+            1 | app = "caf�"
+              |           ^
+              help: save it in UTF-8, which every editor can: look for `encoding` where it saves"#]]
+        .assert_eq(&said.replace(&folder.path().display().to_string(), "~"));
     }
 
     #[test]

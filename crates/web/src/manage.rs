@@ -20,7 +20,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
 use api::{Endpoint, Found, Needs, Operation};
-use auth::{Caller, Wants, identify, may};
+use auth::{Caller, Denied, Wants, identify, may};
 use base::limits::{API_BODY_BYTES_MAX, API_BODY_TIME_MAX, CHUNK_BYTES_MAX};
 use base::{Name, TenantId, Timestamp};
 use bytes::Bytes;
@@ -166,7 +166,12 @@ impl Call {
         }
         let record = self.cloud.record();
         let caller = identify(&record, SystemTime::now().into(), bearer).map_err(Refusal::denied)?;
+        let own = caller.token().tenant.and_then(|tenant| record.tenant(tenant)).map(|tenant| &tenant.name);
         let named = self.path.iter().find(|(name, _)| *name == "tenant").map(|(_, value)| value.as_str());
+        let refused = |denied| match (denied, own, named) {
+            (Denied::OtherTenant, Some(own), Some(named)) => Refusal::other_tenant(own, named),
+            (denied, ..) => Refusal::denied(denied),
+        };
         let tenant = named.map(|named| record.tenant_named(named).map(|tenant| tenant.id).ok_or(named));
         let wants = match (needs, tenant) {
             (Needs::Nothing | Needs::Token, _) => Wants::Known,
@@ -174,12 +179,12 @@ impl Call {
             (Needs::Member(grant), Some(Ok(tenant))) => Wants::Member(tenant, grant),
             // Only an operator may learn that a tenant isn't there.
             (Needs::Member(_), Some(Err(named))) => {
-                may(&caller, Wants::Operator).map_err(|_| Refusal::denied(auth::Denied::OtherTenant))?;
+                may(&caller, Wants::Operator).map_err(|_| refused(Denied::OtherTenant))?;
                 return Err(Refusal::no_such("tenant", named));
             }
             (Needs::Member(_), None) => unreachable!("a test holds that such a path names its tenant"),
         };
-        may(&caller, wants).map_err(Refusal::denied)?;
+        may(&caller, wants).map_err(refused)?;
         self.tenant = match tenant {
             Some(Ok(tenant)) => Some(tenant),
             Some(Err(named)) => return Err(Refusal::no_such("tenant", named)),

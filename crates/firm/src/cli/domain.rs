@@ -1,6 +1,7 @@
 //! `firm domain`: the host names of its own that an app answers to.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use api::{AppView, DomainAdd, DomainView, Done};
@@ -77,7 +78,7 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
             })
         }
         Some(Action::Add { domain, chain, key }) => {
-            let body = DomainAdd { chain: pem(chain.as_deref())?, key: pem(key.as_deref())? };
+            let body = DomainAdd { chain: pem("--chain", chain.as_deref())?, key: pem("--key", key.as_deref())? };
             let session = cx.session().await?;
             let path = args.about.path(&session, "firm domain", &format!("/domains/{domain}")).await?;
             let done: Done = session.send(Method::PUT, &path, &body).await?;
@@ -105,14 +106,48 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
     }
 }
 
-fn pem(path: Option<&Path>) -> Outcome<Option<String>> {
+/// The text of the file that `option` names.
+fn pem(option: &str, path: Option<&Path>) -> Outcome<Option<String>> {
     let Some(path) = path else { return Ok(None) };
-    let unreadable = |error| Failure::new(Exit::Refused, format!("`{}` can't be read: {error}", path.display()));
-    let text = fs::read_to_string(path).map_err(unreadable)?;
-    if text.contains("-----BEGIN ") {
-        Ok(Some(text))
-    } else {
-        Err(Failure::new(Exit::Refused, format!("`{}` is not a PEM file", path.display()))
-            .help("it starts with -----BEGIN; DER is converted by: openssl x509 -inform der -in FILE, or openssl pkey -inform der -in FILE"))
+    let file = path.display();
+    let whole = if option == "--key" { "the certificate's private key" } else { "the certificate and what signed it" };
+    let bytes = fs::read(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Failure::new(Exit::Refused, format!("{option}: there is no file `{file}`"))
+            .help(format!("name the PEM file with {whole}; nothing was sent to the cloud")),
+        _ => Failure::new(Exit::Refused, format!("{option}: `{file}` can't be read: {error}"))
+            .help(format!("it must be the PEM file with {whole}, and yours to read; nothing was sent to the cloud")),
+    })?;
+    match String::from_utf8(bytes) {
+        Ok(text) if text.contains("-----BEGIN ") => Ok(Some(text)),
+        _ => Err(Failure::new(Exit::Refused, format!("{option}: `{file}` is not a PEM file")).help(
+            "it has a line -----BEGIN; DER is converted by: openssl x509 -inform der -in FILE, or openssl pkey -inform der -in FILE",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_no_certificate_says_which_option_is_meant() {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let der = folder.path().join("der");
+        fs::write(&der, [0x30, 0x82, 0xff]).expect("a file for the test");
+        let said = |option, path: &Path| {
+            let failure = pem(option, Some(path)).expect_err("it is none");
+            failure.text("error").expect("it says something").replace(&folder.path().display().to_string(), "~")
+        };
+        expect![[r"
+            error: --chain: there is no file `~/nope`
+              help: name the PEM file with the certificate and what signed it; nothing was sent to the cloud"]]
+        .assert_eq(&said("--chain", &folder.path().join("nope")));
+        expect![[r"
+            error: --key: `~/der` is not a PEM file
+              help: it has a line -----BEGIN; DER is converted by: openssl x509 -inform der -in FILE, or openssl pkey -inform der -in FILE"]]
+        .assert_eq(&said("--key", &der));
+        assert!(pem("--chain", None).is_ok_and(|text| text.is_none()));
     }
 }

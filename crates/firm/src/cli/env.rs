@@ -108,7 +108,7 @@ fn held<'a>(env: &Env, mut names: impl Iterator<Item = &'a String>, app: &Name, 
     } else {
         format!("{name} isn't set on stage {stage} of {app}")
     };
-    Err(Failure::new(Exit::Refused, said).help(format!("see what is: firm env --app {app} --stage {stage}")))
+    Err(Failure::new(Exit::NotFound, said).help(format!("see what is: firm env --app {app} --stage {stage}")))
 }
 
 fn list(cx: &Cx, env: &Env, empty: &str) -> Outcome {
@@ -138,6 +138,19 @@ mod tests {
         assert_eq!(assignment("A="), Ok(("A".into(), String::new())));
         for wrong in ["A", "=b", "A B=c", "1A=b", "a/b=c"] {
             assert!(assignment(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_isn_t_set_is_not_found() {
+        let one = |name: &str| BTreeMap::from([(name.to_owned(), "x".to_owned())]);
+        let env = Env { set: one("SET"), manifest: one("WRITTEN") };
+        let (app, stage): (Name, Name) = ("shop".parse().expect("a name"), "live".parse().expect("a name"));
+        let exit = |name: &str| held(&env, [name.to_owned()].iter(), &app, &stage).map_err(|failure| failure.exit);
+        assert_eq!(exit("SET").ok(), Some(()));
+        for name in ["WRITTEN", "NOWHERE"] {
+            // As `firm secret delete` and every other command end where what they name isn't there.
+            assert_eq!(exit(name), Err(Exit::NotFound), "{name}");
         }
     }
 }

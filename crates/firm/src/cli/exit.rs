@@ -45,7 +45,7 @@ impl Exit {
             Self::Usage => "the command line is wrong, or an answer was needed and nobody was there to ask",
             Self::Unreachable => "no cloud answers at the context's address, or there is no context yet",
             Self::NotAllowed => "the token is missing, expired, revoked, or its grant is too little",
-            Self::NotFound => "there is no such app, stage, release, tenant or token",
+            Self::NotFound => "there is no such app, stage, release, variable, secret, domain, tenant or token",
             Self::Unknown => "the connection broke or a deadline passed: whether it was done is unknown",
             Self::Interrupted => "interrupted with Ctrl-C",
         }

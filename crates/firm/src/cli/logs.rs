@@ -66,19 +66,33 @@ pub(super) async fn run(cx: &Cx, args: &Args) -> Outcome {
     )??;
     cx.out.answer(&lines, |out| {
         if lines.is_empty() {
-            out.note(&match args.stream.as_deref() {
-                Some("access") => format!(
-                    "Nothing to show: no request of {app} has left a line yet. They come a second after their requests, and only where firm.toml asks for them: `access_log = true`."
-                ),
-                Some(stream) => format!("Nothing to show: no line of {app} came by {stream}."),
-                None => format!(
-                    "Nothing to show: what {app} writes to stdout and stderr, and its faults, would stand here. For a line of each request write `access_log = true` in firm.toml and push."
-                ),
-            });
+            out.note(&nothing(args, &app));
         }
         let now = when::now();
         lines.iter().try_for_each(|line| show(out, line, now))
     })
+}
+
+/// Why no line is shown, as far as the question tells.
+fn nothing(args: &Args, app: &Name) -> String {
+    let whose = args.stage.as_ref().map_or_else(|| app.to_string(), |stage| format!("{app} on stage {stage}"));
+    let why = match (args.lines, &args.request, args.stream.as_deref()) {
+        (0, ..) => "-n 0 asks for none of the lines that are there. It is for who stays, to see only what comes: firm logs -n 0 -f".to_owned(),
+        (_, Some(request), stream) => {
+            let by = stream.map(|stream| format!(" by {stream}")).unwrap_or_default();
+            format!(
+                "the log of {whose} has no line{by} of a request {request}. Either no answer of {app} carried this id in x-request-id, or the request wrote nothing, or its lines were so old that newer ones took their place."
+            )
+        }
+        (_, None, Some("access")) => format!(
+            "no request of {whose} has left a line yet. They come a second after their requests, and only where firm.toml asks for them: `access_log = true`."
+        ),
+        (_, None, Some(stream)) => format!("no line of {whose} came by {stream}."),
+        (_, None, None) => format!(
+            "what {whose} writes to stdout and stderr, and its faults, would stand here. For a line of each request write `access_log = true` in firm.toml and push."
+        ),
+    };
+    format!("Nothing to show: {why}")
 }
 
 /// Shows lines until the cloud ends them or nobody reads them any more.
@@ -141,4 +155,39 @@ fn show(out: &Out, line: &LogLine, now: Timestamp) -> Outcome {
         out.paint(Tone::Quiet, &out.foreign(&origin)),
         out.paint(tone, &out.foreign(&line.text))
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn said(line: &str) -> String {
+        let words = std::iter::once("logs").chain(line.split_whitespace());
+        let line = Line::try_parse_from(words).expect("it is one of `firm logs`");
+        nothing(&line.args, &"shop".parse().expect("a name"))
+    }
+
+    #[test]
+    fn what_isn_t_the_case_is_not_advised() {
+        for line in
+            ["-n 0", "-n 0 --request 00ab", "--request 00ab", "--request 00ab --stream access", "--stream fault"]
+        {
+            assert!(!said(line).contains("access_log"), "{line}: {}", said(line));
+        }
+        assert!(said("--request 00ab").contains("no line of a request 00ab"), "{}", said("--request 00ab"));
+        assert!(said("--request 00ab --stream stderr").contains("no line by stderr of a request 00ab"));
+        assert!(said("-n 0").contains("asks for none"), "{}", said("-n 0"));
+        for line in ["", "--stream access", "--stage beta"] {
+            assert!(said(line).contains("`access_log = true`"), "{line}: {}", said(line));
+        }
+        assert!(said("--stage beta").contains("shop on stage beta"), "{}", said("--stage beta"));
+    }
 }

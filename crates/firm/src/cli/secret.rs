@@ -68,7 +68,11 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
             let secrets: Secrets = session.get(&args.about.path(&session, "firm secret", &base).await?).await?;
             cx.out.answer(&secrets, |out| {
                 let mut table = Table::new(&["NAME", "STATE"]);
-                secrets.set.iter().for_each(|name| table.row([name.clone(), "set".to_owned()]));
+                for name in &secrets.set {
+                    let state =
+                        if secrets.unbound.contains(name) { "set, but firm.toml doesn't bind it" } else { "set" };
+                    table.row([name.clone(), state.to_owned()]);
+                }
                 secrets
                     .missing
                     .iter()
@@ -91,7 +95,15 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
             let session = cx.session().await?;
             let path = args.about.path(&session, "firm secret", &format!("{base}/{name}")).await?;
             let done: Done = session.send(Method::PUT, &path, &SecretSet { value }).await?;
-            cx.out.answer(&done, |out| out.line(&format!("{} {name} is set on {place}", out.paint(Tone::Good, "✓"))))
+            cx.out
+                .answer(&done, |out| out.line(&format!("{} {name} is set on {place}", out.paint(Tone::Good, "✓"))))?;
+            // It is set, whatever comes of this question.
+            let path = args.about.path(&session, "firm secret", &base).await?;
+            let secrets = session.get::<Secrets>(&path).await;
+            if let Some(warning) = secrets.ok().and_then(|secrets| unbound(&secrets, &name, &place)) {
+                cx.out.warn(&warning);
+            }
+            Ok(())
         }
         Some(Action::Delete { name, yes }) => {
             cx.out.confirm(&format!("Delete secret {name} of {place}? The app loses it at once."), yes)?;
@@ -102,6 +114,15 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
                 .answer(&done, |out| out.line(&format!("{} {name} of {place} is deleted", out.paint(Tone::Good, "✓"))))
         }
     }
+}
+
+/// What is said of a secret that no code gets: `wasi:config` tells an app those alone that its manifest binds.
+fn unbound(secrets: &Secrets, name: &str, place: &str) -> Option<String> {
+    secrets.unbound.iter().any(|unbound| unbound == name).then(|| {
+        format!(
+            "no code gets {name} yet: what runs on {place} doesn't bind it\n  help: add it to firm.toml, and push:\n\n    [bindings]\n    secrets = [\"{name}\"]"
+        )
+    })
 }
 
 /// All of standard input, but for the newline that most tools end with.
@@ -125,4 +146,24 @@ fn checked(name: &str, value: &str) -> Outcome {
             .help("keep data in a KV bucket"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_that_no_code_gets_is_told() {
+        let secrets = Secrets { set: vec!["A".into(), "B".into()], missing: Vec::new(), unbound: vec!["B".into()] };
+        assert_eq!(unbound(&secrets, "A", "stage live of shop"), None);
+        expect![[r#"
+            no code gets B yet: what runs on stage live of shop doesn't bind it
+              help: add it to firm.toml, and push:
+
+                [bindings]
+                secrets = ["B"]"#]]
+        .assert_eq(&unbound(&secrets, "B", "stage live of shop").expect("it isn't bound"));
+    }
 }

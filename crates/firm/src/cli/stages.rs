@@ -1,7 +1,8 @@
 //! `firm stages`: where an app runs.
 
 use api::{Done, Share, Shared, StageView};
-use base::{Name, Span};
+use base::limits::SHARE_TIME_MAX;
+use base::{Name, Span, UnitError};
 use clap::Subcommand;
 use http::Method;
 
@@ -44,7 +45,7 @@ enum Action {
         #[arg(value_name = "STAGE")]
         name: Name,
         /// How long it opens, as in 2h or 7d [default: 1d]
-        #[arg(long, value_name = "SPAN")]
+        #[arg(long, value_name = "SPAN", value_parser = life)]
         expires: Option<Span>,
     },
 }
@@ -56,6 +57,17 @@ pub(super) async fn run(cx: &Cx, args: &Args) -> Outcome {
         Some(Action::Delete { name, yes }) => delete(cx, args, &app, name, *yes).await,
         Some(Action::Share { name, expires }) => share(cx, args, name, *expires).await,
     }
+}
+
+/// How long a link opens a stage, which the cloud counts in seconds.
+fn life(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse().map_err(|error: UnitError| error.to_string())?;
+    let fault = match span.0.as_secs() {
+        0 => "it would end at once",
+        seconds if seconds > SHARE_TIME_MAX.as_secs() => "it would last too long",
+        _ => return Ok(span),
+    };
+    Err(format!("{fault}: write 1s to {}, as in 2h or 7d", Span(SHARE_TIME_MAX)))
 }
 
 async fn list(cx: &Cx, args: &Args, app: &Name) -> Outcome {

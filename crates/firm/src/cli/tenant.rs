@@ -6,7 +6,8 @@ use clap::Subcommand;
 use http::Method;
 use state::Ceiling;
 
-use super::failure::Outcome;
+use super::exit::Exit;
+use super::failure::{Failure, Outcome};
 use super::out::Tone;
 use super::table::{Table, or_dash};
 use super::{Cx, when};
@@ -32,16 +33,16 @@ enum Action {
         #[arg(value_name = "TENANT")]
         name: Name,
     },
-    /// Set what all apps of a tenant together may be asked, whatever their manifests say
+    /// Show, set or take away what all apps of a tenant together may be asked, whatever their manifests say
     #[command(
-        after_help = "Examples:\n  firm tenant limit acme --rate 500/s --burst 1000\n  firm tenant limit acme --none\n\nRequests over it get 429. It counts for all apps and stages of the tenant together, on each box for itself."
+        after_help = "Examples:\n  firm tenant limit acme\n  firm tenant limit acme --json | jq .limit\n  firm tenant limit acme --rate 500/s --burst 1000\n  firm tenant limit acme --none\n\nWithout --rate and --none it shows the limit, and changes nothing. Requests over it get 429. It counts for all apps and stages of the tenant together, on each box for itself."
     )]
     Limit {
         /// The tenant
         #[arg(value_name = "TENANT")]
         name: Name,
-        /// So many requests in a period, as in 500/s or 100000/d; or take the limit away with --none
-        #[arg(long, required_unless_present = "none")]
+        /// So many requests in a period, as in 500/s or 100000/d
+        #[arg(long)]
         rate: Option<Rate>,
         /// Requests that may come at once after a quiet time [default: the rate's count]
         #[arg(long, requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
@@ -90,17 +91,28 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
                 ))
             })
         }
+        Some(Action::Limit { name, rate: None, burst: _, none: false }) => {
+            let tenants: Vec<TenantView> = cx.session().await?.get("/v1/tenants").await?;
+            let Some(now) = tenants.into_iter().find(|tenant| tenant.tenant == name) else {
+                return Err(Failure::new(Exit::NotFound, format!("there is no tenant `{name}`"))
+                    .help("see what there is with: firm tenant list"));
+            };
+            cx.out.answer(&now, |out| {
+                out.line(&together(&now))?;
+                out.note(&match now.limit {
+                    Some(_) => format!(
+                        "Change it: firm tenant limit {name} --rate 500/s --burst 1000, or take it away: firm tenant limit {name} --none"
+                    ),
+                    None => format!("Set one: firm tenant limit {name} --rate 500/s --burst 1000"),
+                });
+                Ok(())
+            })
+        }
         Some(Action::Limit { name, rate, burst, none: _ }) => {
             let change = TenantChange { limit: rate.map(|rate| Ceiling { rate, burst }) };
             let now: TenantView =
                 cx.session().await?.send(Method::PATCH, &format!("/v1/tenants/{name}"), &change).await?;
-            cx.out.answer(&now, |out| {
-                let done = out.paint(Tone::Good, "✓");
-                match &now.limit {
-                    Some(limit) => out.line(&format!("{done} all apps of {name} together take {}", shown(limit))),
-                    None => out.line(&format!("{done} {name} has no limit but those of its manifests")),
-                }
-            })
+            cx.out.answer(&now, |out| out.line(&format!("{} {}", out.paint(Tone::Good, "✓"), together(&now))))
         }
         Some(Action::Delete { name, yes }) => {
             cx.out.confirm(
@@ -110,6 +122,15 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
             let done: Done = cx.session().await?.delete(&format!("/v1/tenants/{name}")).await?;
             cx.out.answer(&done, |out| out.line(&format!("{} tenant {name} is deleted", out.paint(Tone::Good, "✓"))))
         }
+    }
+}
+
+/// What a tenant's apps may be asked together.
+fn together(tenant: &TenantView) -> String {
+    let name = &tenant.tenant;
+    match &tenant.limit {
+        Some(limit) => format!("all apps of {name} together take {}", shown(limit)),
+        None => format!("{name} has no limit but those of its manifests"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `firm token`: what proves a person or a pipeline to the cloud.
 
 use api::{Done, TokenCreate, TokenCreated, TokenView};
-use base::{Span, TokenId};
+use base::{Span, TokenId, UnitError};
 use clap::{Subcommand, ValueEnum};
 use http::Method;
 use state::Grant;
@@ -41,7 +41,7 @@ enum Action {
         #[arg(long)]
         label: String,
         /// When it ends, as in 12h or 30d [default: never]
-        #[arg(long, value_name = "SPAN")]
+        #[arg(long, value_name = "SPAN", value_parser = life)]
         expires: Option<Span>,
     },
     /// Revoke a token, at once
@@ -80,6 +80,16 @@ impl Held {
             Self::Operate => Grant::Operate,
         }
     }
+}
+
+/// How long a token lives, which the cloud counts in seconds.
+fn life(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse().map_err(|error: UnitError| error.to_string())?;
+    if span.0.as_secs() > 0 {
+        return Ok(span);
+    }
+    Err("it would end at once: write 1s or longer, as in 12h or 30d, or leave it out for one that never ends"
+        .to_owned())
 }
 
 fn word(grant: Grant) -> &'static str {

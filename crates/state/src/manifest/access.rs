@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_pointed_at() {
         expect![[r#"
-            invalid type: string "query", expected true, false, or a table such as { query = true, client = "whole" }
+            access_log: text stands where true, false, or a table such as { query = true, client = "whole" } belongs
              --> firm.toml:1:14
             1 | access_log = "query"
               |              ^^^^^^^"#]]

@@ -1,4 +1,6 @@
 //! From text to a manifest, and from a fault back to its line and column.
+//!
+//! All that can be told of a text at once is: what is misshapen ([`shape`]), and what is wrong with the rest of it.
 
 use std::fmt;
 use std::ops::Range;
@@ -6,6 +8,7 @@ use std::ops::Range;
 use base::limits::MANIFEST_BYTES_MAX;
 use toml::de::{DeTable, DeValue};
 
+use super::shape::{self, Misshapen};
 use super::{Fault, Manifest};
 
 /// A manifest that can't be used, shown the way a compiler shows it.
@@ -60,12 +63,50 @@ pub fn parse(text: &str, file: &str) -> Result<Manifest, ManifestError> {
         let said = format!("the manifest has {} bytes, more than {MANIFEST_BYTES_MAX}", text.len());
         return Err(refused(vec![Located { said, help: None, place: None }]));
     }
-    let manifest: Manifest = toml::from_str(text).map_err(|error| {
-        let (said, help) = reworded(error.message(), error.span().and_then(|span| text.get(span)));
-        let place = error.span().map(|span| place(text, &span));
-        refused(vec![Located { said, help, place }])
-    })?;
-    ManifestError::of(&manifest.faults(), text, file).map_or(Ok(manifest), Err)
+    let shape::Read { manifest, misshapen, taken } = shape::read(text);
+    let mut faults: Vec<Located> = misshapen.into_iter().map(|fault| misplaced(fault, text)).collect();
+    if let Some(manifest) = &manifest {
+        let mut wrong = manifest.faults();
+        wrong.retain(|fault| !taken.iter().any(|taken| taken.leaves_open(&fault.at)));
+        faults.extend(ManifestError::of(&wrong, text, file).into_iter().flat_map(|error| error.faults));
+    }
+    match manifest {
+        Some(manifest) if faults.is_empty() => Ok(manifest),
+        _ => {
+            // From top to bottom; what has no place comes last.
+            faults.sort_by_key(|fault| fault.place.as_ref().map_or((usize::MAX, 0), |place| (place.0, place.1)));
+            Err(refused(faults))
+        }
+    }
+}
+
+fn misplaced(Misshapen { said, help, span }: Misshapen, text: &str) -> Located {
+    Located { said, help, place: span.map(|span| place(text, &span)) }
+}
+
+/// The text of a manifest's bytes. `file` is how the errors name it.
+///
+/// # Errors
+/// Where they cease to be UTF-8, and what they are likely instead.
+pub fn text(bytes: Vec<u8>, file: &str) -> Result<String, ManifestError> {
+    String::from_utf8(bytes).map_err(|error| {
+        let (bytes, right) = (error.as_bytes(), error.utf8_error().valid_up_to());
+        // Editors of Windows, and what its PowerShell redirects into a file, write UTF-16 with such a mark.
+        let utf16 = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
+        let (said, place) = if utf16 {
+            ("the manifest is in UTF-16, not in UTF-8".to_owned(), None)
+        } else {
+            let before = std::str::from_utf8(&bytes[..right]).expect("it is UTF-8 up to there");
+            let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+            let line_end = bytes[right..].iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |end| right + end);
+            let shown = String::from_utf8_lossy(&bytes[line_start..line_end]).trim_end().to_owned();
+            let (line, column) = (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1);
+            let said = format!("the manifest is not in UTF-8: the byte {:#04x} stands for nothing there", bytes[right]);
+            (said, Some((line, column, shown, 1)))
+        };
+        let help = Some("save it in UTF-8, which every editor can: look for `encoding` where it saves".to_owned());
+        ManifestError { file: file.to_owned(), faults: vec![Located { said, help, place }] }
+    })
 }
 
 impl ManifestError {
@@ -83,85 +124,6 @@ impl ManifestError {
         };
         Some(Self { file: file.to_owned(), faults: faults.iter().map(located).collect() })
     }
-}
-
-/// Keys that people write in the wrong table, and where each belongs.
-const HOMES: [(&str, &str); 16] = [
-    ("access_log", TOP),
-    ("app", TOP),
-    ("burst", THROTTLE),
-    ("cache", FOLDER),
-    ("clean_urls", FOLDER),
-    ("concurrency", COMPONENT),
-    ("cpu", COMPONENT),
-    ("dir", FOLDER),
-    ("immutable", FOLDER),
-    ("limit", "above the first table of firm.toml for the whole app, or in a [[route]]"),
-    ("memory", COMPONENT),
-    ("not_found", FOLDER),
-    ("rate", THROTTLE),
-    ("reuse", COMPONENT),
-    ("spa", FOLDER),
-    ("timeout", COMPONENT),
-];
-const TOP: &str = "above the first table of firm.toml";
-const COMPONENT: &str = "in [components.NAME]";
-const FOLDER: &str = "in [static.NAME]";
-const THROTTLE: &str = "in a limit, as in limit = { rate = \"100/s\", burst = 200 }";
-
-/// serde's words for the mistakes that people make most, said so that they know what to write. `meant` is the text
-/// that the words are about.
-fn reworded(message: &str, meant: Option<&str>) -> (String, Option<String>) {
-    let Some((unknown, expected)) =
-        message.strip_prefix("unknown field `").and_then(|rest| rest.split_once("`, expected "))
-    else {
-        return reworded_value(message.lines().next().unwrap_or(message), meant);
-    };
-    if let Some((_, home)) = HOMES.iter().find(|(key, _)| *key == unknown) {
-        return (format!("`{unknown}` does not belong here"), Some(format!("write it {home}")));
-    }
-    let names: Vec<&str> = expected.split('`').skip(1).step_by(2).collect();
-    let nearest =
-        names.iter().copied().min_by_key(|name| distance(unknown, name)).filter(|name| distance(unknown, name) <= 2);
-    let help = match nearest {
-        Some(name) => format!("did you mean `{name}`?"),
-        None => format!("write one of: {}", names.join(", ")),
-    };
-    (format!("unknown key `{unknown}`"), Some(help))
-}
-
-/// The same for a value of the wrong kind.
-fn reworded_value(message: &str, meant: Option<&str>) -> (String, Option<String>) {
-    let wanted_text = message.starts_with("invalid type") && message.ends_with("expected a string");
-    let help = match meant {
-        Some(number) if wanted_text && number.bytes().all(|byte| byte.is_ascii_digit()) => Some(format!(
-            "write it in quotes: \"{number}\". A size, a time or a rate has its unit too, as in \"{number}MiB\", \"{number}s\" or \
-             \"{number}/s\""
-        )),
-        Some(word @ ("true" | "false")) if wanted_text => Some(format!("write it in quotes: \"{word}\"")),
-        Some(list) if message.starts_with("invalid type") && list.starts_with("[[") => Some(format!(
-            "there is one of it at most, so that it has one pair of brackets: {}",
-            list.replace("[[", "[").replace("]]", "]")
-        )),
-        _ if message.contains("expected u32") => Some(format!("write a whole number from 1 to {}", u32::MAX)),
-        _ => None,
-    };
-    (message.to_owned(), help)
-}
-
-/// Levenshtein's distance, over bytes: keys are short and ASCII.
-fn distance(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (i, a) in from.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in to.bytes().enumerate() {
-            let cost = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[to.len()]
 }
 
 /// Follows a path such as `route[1].path` through the document, as far as it goes.
@@ -270,32 +232,24 @@ mod tests {
     }
 
     #[test]
-    fn each_home_is_one_of_the_manifest() {
-        let schema = serde_json::to_string(Manifest::schema().as_value()).expect("a schema is plain data");
-        for (key, _) in HOMES {
-            assert!(schema.contains(&format!("\"{key}\":{{")), "the manifest has no `{key}`");
-        }
-    }
-
-    #[test]
     fn a_value_of_the_wrong_kind_is_answered_by_an_example() {
         check(
             "[components.app]\nmemory = 128\n",
             &expect![[r#"
-                invalid type: integer `128`, expected a string
+                components.app.memory: a whole number stands where text in quotes belongs
                  --> firm.toml:2:10
                 2 | memory = 128
                   |          ^^^
-                  help: write it in quotes: "128". A size, a time or a rate has its unit too, as in "128MiB", "128s" or "128/s""#]],
+                  help: write it in quotes and with its unit, as in "128MiB""#]],
         );
         check(
             "limit = { rate = \"5/s\", burst = -5 }\n",
             &expect![[r#"
-            invalid value: integer `-5`, expected u32
-             --> firm.toml:1:33
-            1 | limit = { rate = "5/s", burst = -5 }
-              |                                 ^^
-              help: write a whole number from 1 to 4294967295"#]],
+                limit.burst: `-5` is out of range
+                 --> firm.toml:1:33
+                1 | limit = { rate = "5/s", burst = -5 }
+                  |                                 ^^
+                  help: write a whole number from 1 to 4294967295"#]],
         );
         check(
             "limit = { rate = \"0/s\" }\n",
@@ -307,13 +261,198 @@ mod tests {
         );
         check(
             "[[limit]]\nrate = \"5/s\"\n",
-            &expect![[r"
-                invalid type: map, expected a string
+            &expect![[r#"
+                limit: a list stands where a table belongs
                  --> firm.toml:1:1
                 1 | [[limit]]
                   | ^^^^^^^^^
-                  help: there is one of it at most, so that it has one pair of brackets: [limit]"]],
+                  help: there is one of it at most, so that it has one pair of brackets: [limit]"#]],
         );
+    }
+
+    #[test]
+    fn all_that_is_misshapen_is_told_at_once() {
+        check(
+            "acces_log = true
+[components.app]
+memory = 128
+reuse = \"true\"
+[[route]]
+pth = \"/\"
+component = \"app\"
+[[route]]
+path = \"/b\"
+static = \"nowhere\"
+[limit]
+per = \"ip\"
+[bindings]
+kv = \"x\"
+",
+            &expect![[r#"
+                unknown key `acces_log`
+                 --> firm.toml:1:1
+                1 | acces_log = true
+                  | ^^^^^^^^^
+                  help: did you mean `access_log`?
+
+                components.app.memory: a whole number stands where text in quotes belongs
+                 --> firm.toml:3:10
+                3 | memory = 128
+                  |          ^^^
+                  help: write it in quotes and with its unit, as in "128MiB"
+
+                components.app.reuse: text stands where true or false belongs
+                 --> firm.toml:4:9
+                4 | reuse = "true"
+                  |         ^^^^^^
+                  help: write it without quotes: true
+
+                unknown key `pth`
+                 --> firm.toml:6:1
+                6 | pth = "/"
+                  | ^^^
+                  help: did you mean `path`?
+
+                limit: it has no `rate`
+                  --> firm.toml:11:1
+                11 | [limit]
+                   | ^^^^^^^
+                  help: add rate = "100/s"
+
+                limit.per: `ip` is no choice here
+                  --> firm.toml:12:7
+                12 | per = "ip"
+                   |       ^^^^
+                  help: write "app" or "client"
+
+                bindings.kv: text stands where a list belongs
+                  --> firm.toml:14:6
+                14 | kv = "x"
+                   |      ^^^
+                  help: write it in brackets: ["x"]"#]],
+        );
+    }
+
+    #[test]
+    fn what_follows_from_a_fault_is_no_fault() {
+        // The route's component is the one of a key that isn't known.
+        check(
+            "[component.app]\n[[route]]\npath = \"/\"\ncomponent = \"app\"\n",
+            &expect![[r#"
+            unknown key `component`
+             --> firm.toml:1:2
+            1 | [component.app]
+              |  ^^^^^^^^^
+              help: did you mean `components`?"#]],
+        );
+        check(
+            "[components.app]\n[[route]]\npath = \"/\"\ncomponent = 5\n",
+            &expect![[r#"
+            route[0].component: a whole number stands where text in quotes belongs
+             --> firm.toml:4:13
+            4 | component = 5
+              |             ^
+              help: write it in quotes: "5""#]],
+        );
+        // The second route is the only one of those that are left.
+        check(
+            "[static.site]\n[[route]]\nstatic = \"site\"\n[[route]]\npath = \"/b\"\nstatic = \"nowhere\"\n",
+            &expect![[r#"
+                route[0]: it has no `path`
+                 --> firm.toml:2:1
+                2 | [[route]]
+                  | ^^^^^^^^^
+                  help: add path = "/""#]],
+        );
+    }
+
+    #[test]
+    fn brackets_too_many_or_too_few_are_told() {
+        check(
+            "[route]\npath = \"/\"\n",
+            &expect![[r#"
+            route: a table stands where a list belongs
+             --> firm.toml:1:1
+            1 | [route]
+              | ^^^^^^^
+              help: there may be more of it, so that it has two pairs of brackets: [[route]]"#]],
+        );
+        check(
+            "[[components.app]]\n[[static]]\n",
+            &expect![[r#"
+            components.app: a list stands where a table belongs
+             --> firm.toml:1:1
+            1 | [[components.app]]
+              | ^^^^^^^^^^^^^^^^^^
+              help: there is one of it at most, so that it has one pair of brackets: [components.app]
+
+            static: a list stands where a table belongs
+             --> firm.toml:2:1
+            2 | [[static]]
+              | ^^^^^^^^^^
+              help: each of it has a name, and one pair of brackets: [static.NAME]"#]],
+        );
+    }
+
+    #[test]
+    fn more_faults_than_are_told_at_once_end_with_a_word() {
+        let many: String =
+            (0..2 * base::limits::MANIFEST_FAULTS_MAX).map(|number| format!("k{number} = 1\n")).collect();
+        let told = parse(&many, "firm.toml").expect_err("none of it is known").to_string();
+        assert_eq!(told.matches("unknown key").count(), base::limits::MANIFEST_FAULTS_MAX);
+        assert!(
+            told.contains("there are more faults than these 20\n --> firm.toml\n  help: mend these first"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn a_text_that_is_no_toml_is_told_as_far_as_it_can_be_read() {
+        check(
+            "app = shop\naccess_log = yes\napp = \"a\"\nkv = [\"a\"\n[static.site]\ndir = \".\"\n",
+            &expect![[r#"
+            `shop` stands without quotes
+             --> firm.toml:1:7
+            1 | app = shop
+              |       ^^^^
+              help: write it in quotes: "shop"
+
+            `yes` stands without quotes
+             --> firm.toml:2:14
+            2 | access_log = yes
+              |              ^^^
+              help: write true or false
+
+            `app` stands here a second time
+             --> firm.toml:3:1
+            3 | app = "a"
+              | ^^^
+              help: keep one of the two
+
+            a list has no end before this, or lacks a comma
+             --> firm.toml:5:1
+            5 | [static.site]
+              | ^
+              help: close it with `]`, or write a comma between its entries"#]],
+        );
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_shown() {
+        let told = |bytes: &[u8]| text(bytes.to_vec(), "firm.toml").expect_err("it isn't UTF-8").to_string();
+        expect![[r#"
+            the manifest is not in UTF-8: the byte 0xe9 stands for nothing there
+             --> firm.toml:2:9
+            2 | b = "caf�"
+              |         ^
+              help: save it in UTF-8, which every editor can: look for `encoding` where it saves"#]]
+        .assert_eq(&told(b"app = \"a\"\nb = \"caf\xe9\"\n"));
+        expect![[r#"
+            the manifest is in UTF-16, not in UTF-8
+             --> firm.toml
+              help: save it in UTF-8, which every editor can: look for `encoding` where it saves"#]]
+        .assert_eq(&told(b"\xff\xfea\0"));
+        assert_eq!(text("app = \"caf\u{e9}\"".into(), "firm.toml").as_deref(), Ok("app = \"caf\u{e9}\""));
     }
 
     #[test]
@@ -369,10 +508,11 @@ mod tests {
         check(
             "app = \"shop\r\n",
             &expect![[r#"
-            invalid basic string, expected `"`
-             --> firm.toml:1:13
-            1 | app = "shop
-              |             ^"#]],
+                the text in quotes has no end
+                 --> firm.toml:1:12
+                1 | app = "shop
+                  |            ^
+                  help: close it with a quote, in the same line"#]],
         );
     }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use base::limits::HEADER_FIELDS_MAX;
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
@@ -68,6 +68,11 @@ pub(super) fn fault(request: &Request<Option<Incoming>>) -> Option<Page<'static>
         let help = "Send fewer: cookies of other sites on this domain may be among them.";
         return Some(Page { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, said, help });
     }
+    if !is_target(request) {
+        let said = "The request is for what is no address of a site.";
+        let help = "Ask for a path, as in /about, or for a whole address that begins with http:// or https://.";
+        return Some(Page { status: StatusCode::BAD_REQUEST, said, help });
+    }
     let is_open = request.body().as_ref().is_some_and(|body| !body.is_end_stream());
     let coding = request.headers().get(header::TRANSFER_ENCODING).filter(|_| is_open)?;
     // RFC 9112, 6.1. An app would be given what is still packed, and take it for the body.
@@ -76,6 +81,15 @@ pub(super) fn fault(request: &Request<Option<Incoming>>) -> Option<Page<'static>
         said: "The request comes in a transfer coding that is not known here.",
         help: "Send it in chunks, or with its length.",
     })
+}
+
+/// RFC 9112, 3.2: a host and port alone are CONNECT's target. And what has another scheme is asked of a proxy.
+fn is_target<B>(request: &Request<B>) -> bool {
+    let uri = request.uri();
+    match uri.scheme() {
+        None => uri.authority().is_none() || *request.method() == Method::CONNECT,
+        Some(scheme) => *scheme == http::uri::Scheme::HTTPS || *scheme == http::uri::Scheme::HTTP,
+    }
 }
 
 /// Apps answer requests; there is no interface yet by which one could be given the connection (docs/decisions/0011).
@@ -92,12 +106,39 @@ fn authority<B>(request: &Request<B>) -> Option<Authority> {
         (None, None) => None,
         (Some(field), None) => Some(field.to_str().ok()?.parse::<Authority>().ok()?),
     };
+    if field.as_ref().is_some_and(|field| !has_port(field)) {
+        return None;
+    }
     let authority = match (request.uri().authority().cloned(), field) {
         // HTTP/1.1 has the target win. Two that disagree are somebody's attempt to be two visitors at once.
         (Some(target), Some(field)) => target.host().eq_ignore_ascii_case(field.host()).then_some(target)?,
         (target, field) => target.or(field)?,
     };
-    (!authority.as_str().contains('@') && !authority.host().is_empty()).then_some(authority)
+    (!authority.as_str().contains('@') && !authority.host().is_empty() && has_port(&authority)).then_some(authority)
+}
+
+/// Is what stands behind the host a port, or nothing? RFC 3986, 3.2.3: digits, which may be left out after the colon.
+fn has_port(authority: &Authority) -> bool {
+    let text = authority.as_str();
+    // A user is refused elsewhere.
+    let behind = &text[text.rfind('@').map_or(0, |at| at + 1) + authority.host().len()..];
+    let Some(port) = behind.strip_prefix(':') else { return behind.is_empty() };
+    port.bytes().all(|byte| byte.is_ascii_digit()) && (port.is_empty() || port.parse::<u16>().is_ok())
+}
+
+/// Takes out the fields that the visitor's connection is about by its own word (RFC 9110, 7.6.1). `Connection` itself
+/// never reaches an app. The words that nearly every request has there name no field that does.
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    const COMMON: [&[u8]; 3] = [b"keep-alive", b"close", b"upgrade"];
+    let is_common = |said: &HeaderValue| COMMON.iter().any(|common| said.as_bytes().eq_ignore_ascii_case(common));
+    // A list of nothing has no memory.
+    let lists: Vec<HeaderValue> =
+        headers.get_all(header::CONNECTION).iter().filter(|said| !is_common(said)).cloned().collect();
+    for name in lists.iter().flat_map(|list| list.as_bytes().split(|byte| *byte == b',')) {
+        if let Ok(name) = HeaderName::from_bytes(name.trim_ascii()) {
+            headers.remove(name);
+        }
+    }
 }
 
 /// Fields that tell an app how the visitor came. WSGI and CGI make one of `-` and `_`.
@@ -116,6 +157,8 @@ const FORWARDED: &str = "x-forwarded-";
 pub(super) fn forwarded<B>(peer: &Peer, authority: &Authority, request: &mut Request<B>, id: HeaderValue) {
     let scheme = if peer.scheme == Scheme::Plain { Told::PLAIN } else { Told::TLS };
     let headers: &mut HeaderMap = request.headers_mut();
+    // Before our own fields are there: no visitor takes those away.
+    strip_hop_by_hop(headers);
     if headers.keys().any(|name| tells_of_the_road(name.as_str())) {
         let believed_of_nobody: Vec<_> =
             headers.keys().filter(|name| tells_of_the_road(name.as_str())).cloned().collect();
@@ -175,10 +218,88 @@ mod tests {
             ("/", &["b.example@a.example"], None),
             ("/", &["a b"], None),
             ("/", &[":80"], None),
+            ("/", &["a.example:"], Some("a.example:")),
+            ("/", &["[::1]:80"], Some("[::1]:80")),
+            ("/", &["a.example:evil"], None),
+            ("/", &["a.example:80a"], None),
+            ("/", &["a.example:+80"], None),
+            ("/", &["a.example:65536"], None),
+            ("/", &["[::1]:evil"], None),
+            ("https://a.example:evil/", &[], None),
+            ("https://a.example/", &["a.example:evil"], None),
             ("/", &[], None),
         ] {
             let found = authority(&request(target, hosts));
             assert_eq!(found.as_ref().map(Authority::as_str), wanted, "{target} {hosts:?}");
+        }
+    }
+
+    #[test]
+    fn a_target_is_a_path_or_an_address_of_the_web() {
+        for (method, target, wanted) in [
+            (Method::GET, "/", true),
+            (Method::OPTIONS, "*", true),
+            (Method::GET, "http://a.example/", true),
+            (Method::GET, "https://a.example/", true),
+            (Method::GET, "HTTPS://a.example/", true),
+            (Method::CONNECT, "a.example:443", true),
+            (Method::GET, "a.example:80", false),
+            (Method::GET, "a.example", false),
+            (Method::GET, "ftp://a.example/", false),
+            (Method::POST, "gopher://a.example/", false),
+        ] {
+            let mut request = request(target, &[]);
+            *request.method_mut() = method.clone();
+            assert_eq!(is_target(&request), wanted, "{method} {target}");
+        }
+    }
+
+    #[test]
+    fn what_a_connection_is_about_doesn_t_reach_an_app() {
+        let names = |connection: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for said in connection {
+                headers.append(header::CONNECTION, HeaderValue::from_static(said));
+            }
+            for name in ["x-secret", "x-other", "cookie", "keep-alive"] {
+                headers.append(HeaderName::from_static(name), HeaderValue::from_static("1"));
+                headers.append(HeaderName::from_static(name), HeaderValue::from_static("2"));
+            }
+            strip_hop_by_hop(&mut headers);
+            let mut names: Vec<_> = headers.keys().map(|name| name.as_str().to_owned()).collect();
+            names.retain(|name| name != "connection");
+            names.join(" ")
+        };
+        let all = "x-secret x-other cookie keep-alive";
+        for common in [&[][..], &["keep-alive"], &["Close"], &["Upgrade"], &["keep-alive", "close"]] {
+            assert_eq!(names(common), all, "{common:?}");
+        }
+        let unordered = |text: &str| {
+            let mut words: Vec<_> = text.split(' ').map(str::to_owned).collect();
+            words.sort();
+            words
+        };
+        for (connection, wanted) in [
+            (&["X-Secret"][..], "x-other cookie keep-alive"),
+            (&["keep-alive, x-secret"], "x-other cookie"),
+            (&["close", "x-secret ,\tX-OTHER,, cookie"], "keep-alive"),
+            (&["a b, \"x-secret\", x-secret=1"], all),
+        ] {
+            assert_eq!(unordered(&names(connection)), unordered(wanted), "{connection:?}");
+        }
+    }
+
+    #[test]
+    fn a_visitor_can_t_take_away_what_an_app_is_told() {
+        let mut request = request("http://a.example/", &[]);
+        request
+            .headers_mut()
+            .append(header::CONNECTION, HeaderValue::from_static("x-forwarded-for, x-forwarded-proto, x-request-id"));
+        let peer = Peer::new(SocketAddr::from(([192, 0, 2, 1], 1)), Scheme::Plain);
+        let to = authority(&request).expect("it names one");
+        forwarded(&peer, &to, &mut request, HeaderValue::from_static("7"));
+        for name in ["x-forwarded-for", "x-forwarded-proto", "x-request-id"] {
+            assert!(request.headers().contains_key(name), "{name}");
         }
     }
 

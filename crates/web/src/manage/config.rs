@@ -35,6 +35,7 @@ pub(crate) fn secret_list(call: &Call) -> Answer {
         app.running(stage.name.as_str()).map(|release| release.manifest.bindings.secrets.clone()).unwrap_or_default();
     json(&Secrets {
         set: stage.secrets.keys().cloned().collect(),
+        unbound: stage.secrets.keys().filter(|name| !bound.contains(*name)).cloned().collect(),
         missing: bound.into_iter().filter(|name| !stage.secrets.contains_key(name)).collect(),
     })
 }

@@ -4,8 +4,8 @@ use std::error::Error;
 
 use api::{Method, Problem};
 use auth::Denied;
-use base::chain;
 use base::limits::{API_BODY_TIME_MAX, API_REQUESTS_AT_ONCE, API_REQUESTS_PER_TENANT_AT_ONCE};
+use base::{Name, chain};
 use http::{HeaderValue, Response, StatusCode, header};
 use persist::ProposeError;
 use state::manifest::Fault;
@@ -127,6 +127,17 @@ impl Refusal {
                     .help("ask who gave you the token for one that may")
             }
         }
+    }
+
+    /// Says what the caller knows already: whose its token is, and what it asked for. The same whether there is such a tenant.
+    pub(crate) fn other_tenant(own: &Name, asked: &str) -> Self {
+        let asked: String = asked.chars().take(80).collect();
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            format!("the token is of tenant `{own}`, and `{asked}` was asked for"),
+        )
+        .help(format!("ask about `{own}`: --tenant {own}, or FIRM_TENANT; or use a token of the other tenant"))
     }
 
     pub(crate) fn manifest(faults: Vec<Fault>) -> Self {
