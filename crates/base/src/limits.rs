@@ -116,6 +116,10 @@ pub const COMPILES_WAITING_PER_TENANT_MAX: usize = 8;
 pub const SWEEP_EVERY: Duration = Duration::from_mins(10);
 /// Free disk under which the box is concerned: four releases of the largest size would not fit, but writes still do.
 pub const DISK_FREE_BYTES_MIN: u64 = GIB;
+/// The last of a disk, which tenants may not have: with it the record can be written, and what tenants have be deleted.
+pub const DISK_RESERVED_BYTES: u64 = 256 << 20;
+/// How often it is looked at, at the most. The fastest disk takes less than the reserve meanwhile.
+pub const DISK_LOOK: Duration = Duration::from_millis(20);
 /// Age at which a chunk that no release names is swept: longer than any push lasts.
 pub const CHUNK_ORPHAN_AGE: Duration = Duration::from_hours(1);
 

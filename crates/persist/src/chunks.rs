@@ -26,7 +26,7 @@ use base::limits::{CHUNK_BYTES_MAX, CHUNKS_DAMAGED_MAX, CHUNKS_SYNCED_SINGLY_MAX
 use base::{Digest, TenantId};
 use bytes::Bytes;
 
-use crate::disk;
+use crate::disk::{self, Room};
 
 /// Why the chunks can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,8 @@ pub enum PutError {
         #[source]
         source: io::Error,
     },
+    #[error("the disk is full but for what is kept for the record")]
+    NoRoom,
     #[error("{path} can't be written")]
     Write {
         path: PathBuf,
@@ -125,11 +127,16 @@ struct Inner {
     damaged: Mutex<HashSet<(TenantId, Digest)>>,
     /// Tells files apart that are being written.
     writing: AtomicU64,
+    room: Room,
 }
 
 impl Chunks {
     /// Opens `dir/chunks`, and throws away what was put and never settled.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
+        Self::open_within(dir, Room::on(dir))
+    }
+
+    fn open_within(dir: &Path, room: Room) -> Result<Self, OpenError> {
         let (settled, incoming) = (dir.join("chunks"), dir.join("incoming"));
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -140,7 +147,8 @@ impl Chunks {
             disk::create_dir(path).map_err(failed(path))?;
         }
         disk::sync_dir(dir).map_err(failed(dir))?;
-        Ok(Self { inner: Arc::new(Inner { settled, incoming, damaged: Mutex::default(), writing: AtomicU64::new(0) }) })
+        let (damaged, writing) = (Mutex::default(), AtomicU64::new(0));
+        Ok(Self { inner: Arc::new(Inner { settled, incoming, damaged, writing, room }) })
     }
 
     /// Those that must be put. The others are safe from a sweep for its age from now on.
@@ -159,6 +167,9 @@ impl Chunks {
         }
         if self.touch(tenant, digest) {
             return Ok(());
+        }
+        if self.inner.room.is_gone() {
+            return Err(PutError::NoRoom);
         }
         let dir = self.incoming(tenant);
         // A number that nobody else writes to, so that two pushes of one chunk don't meet.

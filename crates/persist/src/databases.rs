@@ -29,7 +29,7 @@ use base::{DatabaseId, Name, TenantId};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::disk;
+use crate::disk::{self, Room};
 use cache::{Cache, Place};
 use queue::{Job, Queue};
 pub use tally::KvFigures;
@@ -61,6 +61,8 @@ pub struct Database {
 pub enum KvError {
     #[error("the database is full: it may hold {max} bytes. Delete keys to make room")]
     Full { max: u64 },
+    #[error("the box's disk is full: what is there can be read and deleted")]
+    NoRoom,
     #[error("a key has at the most {max} bytes, and this one has {bytes}")]
     KeyTooLong { bytes: usize, max: usize },
     #[error("a value has at the most {max} bytes, and this one has {bytes}")]
@@ -167,6 +169,11 @@ impl Operation {
         }
     }
 
+    /// Does it leave no more on the disk than there was?
+    fn only_deletes(&self) -> bool {
+        matches!(self, Self::Delete(_) | Self::Drop)
+    }
+
     /// Is it within what an operation may carry?
     fn check(&self) -> Result<(), KvError> {
         match self {
@@ -207,22 +214,23 @@ fn batch_too_large() -> KvError {
 impl Databases {
     /// Opens `dir/databases` and starts the threads. Opens no database yet. Blocks.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
-        Self::open_bounded(dir, DATABASE_BYTES_MAX)
+        Self::open_bounded(dir, DATABASE_BYTES_MAX, Room::on(dir))
     }
 
-    /// As [`open`](Self::open), with `bytes_max` for each database.
-    fn open_bounded(dir: &Path, bytes_max: u64) -> Result<Self, OpenError> {
+    /// As [`open`](Self::open), with `bytes_max` for each database, and `room` for all.
+    fn open_bounded(dir: &Path, bytes_max: u64, room: Room) -> Result<Self, OpenError> {
         let root: Arc<Path> = dir.join("databases").into();
         let made = disk::create_dir(&root).and_then(|()| disk::sync_dir(dir));
         made.map_err(|source| OpenError::Make { path: root.to_path_buf(), source })?;
-        let cache = Arc::new(Cache::new());
+        let (cache, room) = (Arc::new(Cache::new()), Arc::new(room));
         let (mut pairs, mut tallies, mut threads) = (Vec::new(), Vec::new(), Threads::default());
         for number in 0..DATABASE_THREADS {
             let mut start = |lane, name: &str| {
                 let (queue, tally) = (Queue::new(), Arc::new(Tally::default()));
                 tallies.push(Arc::clone(&tally));
+                let bounds = (bytes_max, Arc::clone(&room));
                 let worker =
-                    Worker::new(Arc::clone(&root), lane, bytes_max, Arc::clone(&queue), Arc::clone(&cache), tally);
+                    Worker::new(Arc::clone(&root), lane, bounds, Arc::clone(&queue), Arc::clone(&cache), tally);
                 let thread = std::thread::Builder::new().name(format!("{name}-{number}"));
                 Ok((queue, thread.spawn(move || worker.run()).map_err(OpenError::Thread)?))
             };

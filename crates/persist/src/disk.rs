@@ -3,7 +3,11 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use base::limits::{DISK_LOOK, DISK_RESERVED_BYTES};
 
 /// Makes the directory and those above it, for the owner alone. One that exists stays as it is: it may be
 /// somebody's home.
@@ -24,6 +28,40 @@ pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
 /// No room on the disk, or none left for this user.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Room on the disk for what tenants write. Its last bytes are not for them.
+#[derive(Debug)]
+pub(crate) struct Room {
+    dir: PathBuf,
+    reserved: u64,
+    looked: Mutex<Option<(Instant, bool)>>,
+}
+
+impl Room {
+    /// On the disk of this directory.
+    pub(crate) fn on(dir: &Path) -> Self {
+        Self::but(dir, DISK_RESERVED_BYTES)
+    }
+
+    /// As [`on`](Self::on), but so many bytes.
+    pub(crate) fn but(dir: &Path, reserved: u64) -> Self {
+        Self { dir: dir.to_owned(), reserved, looked: Mutex::default() }
+    }
+
+    /// Tenants have had theirs, by a look that is no older than [`DISK_LOOK`].
+    pub(crate) fn is_gone(&self) -> bool {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        match *looked {
+            Some((when, is_gone)) if when.elapsed() < DISK_LOOK => is_gone,
+            _ => {
+                // Where it can't be told, whoever writes is told by the write itself.
+                let free = rustix::fs::statvfs(&self.dir).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
+                *looked = Some((Instant::now(), free < self.reserved));
+                free < self.reserved
+            }
+        }
+    }
 }
 
 /// The names in a directory that are numbers: our own, whatever else somebody put there.

@@ -30,7 +30,7 @@ use base::{AppId, Name, ReleaseNo, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-use crate::disk;
+use crate::disk::{self, Room};
 use gate::{Gates, Pass};
 use writer::{Message, Shown, Writer};
 
@@ -156,12 +156,16 @@ struct Inner {
 impl Logs {
     /// Opens `dir/logs`, and starts the writer. Blocks.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
+        Self::open_within(dir, Room::on(dir))
+    }
+
+    fn open_within(dir: &Path, room: Room) -> Result<Self, OpenError> {
         let root = dir.join("logs");
         disk::create_dir(&root).map_err(|source| OpenError::Make { path: root.clone(), source })?;
         let (messages, received) = sync_channel(LOG_LINES_QUEUED_MAX);
         let gates = Arc::new(Gates::default());
         let batches = Arc::new(AtomicUsize::new(0));
-        let writer = Writer::new(root.clone(), Arc::clone(&gates), Arc::clone(&batches));
+        let writer = Writer::new(root.clone(), room, Arc::clone(&gates), Arc::clone(&batches));
         let writer = std::thread::Builder::new()
             .name("logs".to_owned())
             .spawn(move || writer.run(&received))

@@ -44,6 +44,8 @@ pub enum Swap {
 pub enum KeyValueError {
     #[error("the database is full: delete keys, or ask for more room")]
     Full,
+    #[error("the box's disk is full: what is there can be read and deleted")]
+    NoRoom,
     #[error("the key or value is too large: {0}")]
     TooLarge(String),
     #[error("the value is not a number that can be incremented")]

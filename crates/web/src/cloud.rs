@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use auth::Key;
-use base::limits::DISK_FREE_BYTES_MIN;
+use base::limits::{DISK_FREE_BYTES_MIN, DISK_RESERVED_BYTES};
 use base::{Name, TenantId, Timestamp, chain};
 use persist::record::News;
 use persist::{ProposeError, Store, StoreError};
@@ -278,9 +278,13 @@ impl Cloud {
         match rustix::fs::statvfs(&self.settings.dir) {
             Ok(disk) => {
                 let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-                if free < DISK_FREE_BYTES_MIN {
-                    let free = free >> 20;
-                    concerns.push(format!("{free} MiB are free in {dir}: make room before writes are refused"));
+                let mib = free >> 20;
+                if free < DISK_RESERVED_BYTES {
+                    concerns.push(format!(
+                        "{mib} MiB are free in {dir}: pushes and what apps write are refused until there is more room"
+                    ));
+                } else if free < DISK_FREE_BYTES_MIN {
+                    concerns.push(format!("{mib} MiB are free in {dir}: make room before writes are refused"));
                 }
             }
             Err(error) => concerns.push(format!("the data directory {dir} can't be looked at: {error}")),

@@ -149,3 +149,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_last_of_the_disk_is_not_for_chunks() {
+    let (dir, chunks) = opened();
+    let held = put(&chunks, ONE, b"held");
+    chunks.settle(ONE, &[held]).expect("it was put");
+    drop(chunks);
+    let chunks = Chunks::open_within(dir.path(), Room::but(dir.path(), u64::MAX)).expect("it was used before");
+    let one = Bytes::from_static(b"one");
+    assert!(matches!(chunks.put(ONE, Digest::of(&one), &one), Err(PutError::NoRoom)));
+    put(&chunks, ONE, b"held");
+    assert_eq!(chunks.missing(ONE, &[held, Digest::of(&one)]), [Digest::of(&one)]);
+    assert_eq!(chunks.sweep(ONE, &HashSet::new(), Duration::ZERO).expect("it is ours").chunks, 1);
+}

@@ -130,7 +130,7 @@ async fn each_limit_has_its_refusal() {
 #[tokio::test]
 async fn a_full_database_refuses_takes_deletions_and_goes_on() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let databases = Databases::open_bounded(dir.path(), 256 << 10).expect("it is new");
+    let databases = Databases::open_bounded(dir.path(), 256 << 10, Room::on(dir.path())).expect("it is new");
     let (db, bucket) = (db(1, 1), name("b"));
     let half = Bytes::from(vec![7; 128 << 10]);
     databases.set(db, &bucket, "first", half.clone()).await.expect("there is room");
@@ -542,4 +542,26 @@ proptest! {
         let beside: Vec<_> = std::fs::read_dir(dir.path()).expect("it is there").map(|entry| entry.expect("readable").file_name()).collect();
         prop_assert_eq!(beside, ["databases"]);
     }
+}
+
+#[tokio::test]
+async fn the_last_of_the_disk_is_not_for_tenants() {
+    let (dir, databases) = opened();
+    let (kept, fresh, bucket) = (db(1, 1), db(2, 2), name("b"));
+    databases
+        .set_many(kept, &bucket, vec![("k".into(), bytes("v")), ("l".into(), bytes("v"))])
+        .await
+        .expect("there is room");
+    databases.close();
+    let full = Room::but(dir.path(), u64::MAX);
+    let databases = Databases::open_bounded(dir.path(), DATABASE_BYTES_MAX, full).expect("it was closed");
+    assert_eq!(databases.set(kept, &bucket, "k", bytes("w")).await, Err(KvError::NoRoom));
+    assert_eq!(databases.increment(kept, &bucket, "n", 1).await, Err(KvError::NoRoom));
+    assert_eq!(databases.swap(kept, &bucket, "k", None, bytes("w")).await, Err(KvError::NoRoom));
+    assert_eq!(databases.set(fresh, &bucket, "k", bytes("w")).await, Err(KvError::NoRoom));
+    assert!(!dir.path().join("databases/2").exists(), "nothing is made for who is refused");
+    assert_eq!(databases.get(kept, &bucket, "k").await, Ok(Some(bytes("v"))));
+    assert_eq!(databases.delete(kept, &bucket, "k").await, Ok(()));
+    assert_eq!(databases.get(kept, &bucket, "k").await, Ok(None));
+    assert_eq!(databases.drop_database(kept).await, Ok(()));
 }

@@ -18,7 +18,7 @@ use super::file::{DatabaseFile, Undone};
 use super::queue::{Job, Queue};
 use super::tally::Tally;
 use super::{Answer, Database, KvError, Operation, Page};
-use crate::disk;
+use crate::disk::{self, Room};
 
 /// Which of a database's two threads this is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +31,7 @@ pub(super) struct Worker {
     root: Arc<Path>,
     lane: Lane,
     bytes_max: u64,
+    room: Arc<Room>,
     queue: Arc<Queue>,
     cache: Arc<Cache>,
     tally: Arc<Tally>,
@@ -50,12 +51,13 @@ impl Worker {
     pub(super) fn new(
         root: Arc<Path>,
         lane: Lane,
-        bytes_max: u64,
+        (bytes_max, room): (u64, Arc<Room>),
         queue: Arc<Queue>,
         cache: Arc<Cache>,
         tally: Arc<Tally>,
     ) -> Self {
-        Self { root, lane, bytes_max, queue, cache, tally, open: HashMap::new(), dropped: HashMap::new(), turns: 0 }
+        let (open, dropped) = (HashMap::new(), HashMap::new());
+        Self { root, lane, bytes_max, room, queue, cache, tally, open, dropped, turns: 0 }
     }
 
     pub(super) fn run(mut self) {
@@ -85,7 +87,14 @@ impl Worker {
         self.batch(db, batch);
     }
 
-    fn batch(&mut self, db: Database, batch: Vec<Job>) {
+    fn batch(&mut self, db: Database, mut batch: Vec<Job>) {
+        if self.lane == Lane::Write && self.room.is_gone() {
+            for job in batch.extract_if(.., |job| !job.operation.only_deletes()) {
+                let outcome = Err(KvError::NoRoom);
+                self.tally.performed(&job.operation, &outcome);
+                answer(job.answer, outcome);
+            }
+        }
         if batch.is_empty() {
             return;
         }

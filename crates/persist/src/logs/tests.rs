@@ -307,3 +307,12 @@ async fn a_follower_hears_access_lines_too() {
     assert_eq!(next(&mut follower).await, "said");
     assert_eq!(next(&mut follower).await, "seen");
 }
+
+#[test]
+fn the_last_of_the_disk_is_not_for_lines() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let logs = Logs::open_within(dir.path(), Room::but(dir.path(), u64::MAX)).expect("it is new");
+    logs.write(TENANT, APP, line(1, "one"));
+    assert_eq!(texts(&tail(&logs, 9)), [""; 0]);
+    assert_eq!(logs.dropped(), 1);
+}

@@ -3,7 +3,8 @@
 //! ```text
 //!   logs/TENANT/APP/new.jsonl   what is written to; when full it becomes
 //!   logs/TENANT/APP/old.jsonl   and the one before is gone
-//!   logs/TENANT/APP/access/…    the same for access lines
+//!   logs/TENANT/APP/faults/…    the same for faults
+//!   logs/TENANT/APP/access/…    and for access lines
 //! ```
 
 use std::collections::HashMap;
@@ -22,7 +23,7 @@ use tokio::sync::broadcast;
 
 use super::gate::Gates;
 use super::{Book, Kind, Line};
-use crate::disk;
+use crate::disk::{self, Room};
 
 /// How long a writer that owes notices waits for lines before it writes them.
 const NOTICE_TIME: Duration = Duration::from_secs(1);
@@ -73,6 +74,7 @@ fn book_dir(root: &Path, book: Book) -> PathBuf {
 
 pub(super) struct Writer {
     root: PathBuf,
+    room: Room,
     gates: Arc<Gates>,
     /// Batches that wait.
     batches: Arc<AtomicUsize>,
@@ -85,8 +87,9 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(root: PathBuf, gates: Arc<Gates>, batches: Arc<AtomicUsize>) -> Self {
-        Self { root, gates, batches, open: HashMap::new(), followers: HashMap::new(), rounds: 0, failing: false }
+    pub(super) fn new(root: PathBuf, room: Room, gates: Arc<Gates>, batches: Arc<AtomicUsize>) -> Self {
+        let (open, followers) = (HashMap::new(), HashMap::new());
+        Self { root, room, gates, batches, open, followers, rounds: 0, failing: false }
     }
 
     pub(super) fn run(mut self, received: &Receiver<Message>) {
@@ -176,6 +179,9 @@ impl Writer {
     }
 
     fn append(&mut self, book: Book, line: &Line) -> io::Result<()> {
+        if self.room.is_gone() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');
         if !self.open.contains_key(&book) {

@@ -14,6 +14,7 @@ fn database(bucket: &Bucket) -> Database {
 fn refused(error: KvError) -> KeyValueError {
     match error {
         KvError::Full { .. } => KeyValueError::Full,
+        KvError::NoRoom => KeyValueError::NoRoom,
         KvError::KeyTooLong { .. } | KvError::ValueTooLarge { .. } | KvError::BatchTooLarge { .. } => {
             KeyValueError::TooLarge(error.to_string())
         }

@@ -312,7 +312,7 @@ async fn settle(cloud: &Cloud, tenant: TenantId, index: &Index, mut digests: Vec
 fn unstored(error: &PutError) -> Refusal {
     match error {
         PutError::TooLarge { .. } | PutError::Mismatch { .. } => Refusal::bad("wrong_chunk", chain(error)),
-        PutError::Full { .. } => Refusal::disk_full(),
+        PutError::Full { .. } | PutError::NoRoom => Refusal::disk_full(),
         PutError::Write { .. } => Refusal::failed(chain(error).into()),
     }
 }
