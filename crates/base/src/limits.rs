@@ -170,6 +170,8 @@ pub const DATABASE_CACHE_BYTES_MAX: usize = 512 * KIB;
 pub const DATABASE_OPERATIONS_PER_COMMIT_MAX: usize = 256;
 /// Bytes of one database file.
 pub const DATABASE_BYTES_MAX: u64 = GIB;
+/// Pages in a database's write-ahead log from which on they are brought into its file: SQLite's own number.
+pub const DATABASE_LOG_PAGES: i32 = 1_000;
 /// Bytes of a KV key and of a KV value.
 pub const KV_KEY_BYTES_MAX: usize = 1024;
 pub const KV_VALUE_BYTES_MAX: usize = MIB;

@@ -5,12 +5,15 @@
 //! after the commit: acknowledged is durable. The reader has its own connection to the same file and sees every
 //! acknowledged write without ever waiting for a sync. What was read lately is answered from memory ([`cache`]).
 //!
+//! A core puts its operations together before it wakes these threads ([`desk`]).
+//!
 //! Turns go round by tenant, then by database ([`queue`]), so a tenant that hammers waits for itself.
 //!
 //! A path is made of the tenant's and the database's numbers. Buckets and keys are values in SQL, never its text.
 //! A file that is damaged gives its own tenant errors, and nobody else.
 
 mod cache;
+pub mod desk;
 mod file;
 mod queue;
 mod recent;
@@ -31,6 +34,7 @@ use tokio::sync::oneshot;
 
 use crate::disk::{self, Room};
 use cache::{Cache, Place};
+use desk::Reply;
 use queue::{Job, Queue};
 pub use tally::KvFigures;
 use tally::Tally;
@@ -386,9 +390,10 @@ impl Databases {
     }
 }
 
-async fn put(queue: &Queue, db: Database, bucket: Name, operation: Operation) -> Result<Answer, KvError> {
+async fn put(queue: &Arc<Queue>, db: Database, bucket: Name, operation: Operation) -> Result<Answer, KvError> {
     let (answer, answered) = oneshot::channel();
-    queue.push(db, Job { bucket, bytes: operation.bytes(), operation, answer })?;
+    queue.push(db, Job { bucket, bytes: operation.bytes(), operation, reply: Reply::new(answer) })?;
+    desk::call(queue);
     answered.await.unwrap_or_else(|_| Err(KvError::Broken("its thread failed on the operation".to_owned())))
 }
 

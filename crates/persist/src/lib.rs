@@ -20,6 +20,7 @@ pub mod record;
 mod store;
 
 pub use chunks::Chunks;
+pub use databases::desk::{self, Desk};
 pub use databases::{Database, Databases, KvError, KvFigures};
 pub use logs::{Line, Logs, Stream};
 pub use record::{Keeper, ProposeError};

@@ -174,9 +174,9 @@ fn run_core(
 ) {
     let since_look = SinceLook::default();
     let looks = since_look.clone();
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().on_thread_unpark(move || looks.slept()).build();
-    let runtime = match runtime {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().on_thread_park(persist::desk::send).on_thread_unpark(move || looks.slept());
+    let runtime = match runtime.build() {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!("a core's runtime can't be made: {error}"),
     };
@@ -184,6 +184,7 @@ fn run_core(
     local.block_on(&runtime, async move {
         let turns = Turns::new(since_look);
         tokio::task::spawn_local(Rc::clone(&turns).deal());
+        tokio::task::spawn_local(persist::Desk::open().hand_out());
         let core = match Core::new(number, cloud, turns) {
             Ok(core) => Rc::new(core),
             Err(error) => return tracing::error!("a core gets no random bytes: {error}"),

@@ -262,6 +262,9 @@ impl Turns {
         seat.account.borrow().charge(nanos(took), seat.is_heavy());
         seat.spent.set(seat.spent.get() + took);
         self.since_look.add(took);
+        if self.since_look.is_long() {
+            persist::desk::send();
+        }
         polled
     }
 

@@ -5,11 +5,14 @@
 use std::fmt::Display;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use base::Name;
-use base::limits::{DATABASE_CACHE_BYTES_MAX, KV_BATCH_BYTES_MAX, KV_LIST_PAGE};
+use base::limits::{DATABASE_CACHE_BYTES_MAX, DATABASE_LOG_PAGES, KV_BATCH_BYTES_MAX, KV_LIST_PAGE};
 use bytes::Bytes;
+use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 
 use super::{Answer, KvError, Operation, Page, batch_too_large};
@@ -38,6 +41,8 @@ pub(super) struct Undone;
 pub(super) struct DatabaseFile {
     connection: Connection,
     bytes_max: u64,
+    /// Pages in the write-ahead log, as the last commit left it.
+    log_pages: Arc<AtomicI32>,
 }
 
 /// Why an operation stops: SQLite says so, or we do.
@@ -66,7 +71,7 @@ impl DatabaseFile {
                 MakeError::Sqlite(error) => broken(error),
             })?;
         }
-        let file = Self { connection: connect(path).map_err(broken)?, bytes_max };
+        let mut file = Self::connected(path, bytes_max)?;
         file.check()?;
         file.prepare_to_write().map_err(|error| file.said(&error))?;
         Ok(file)
@@ -77,10 +82,14 @@ impl DatabaseFile {
         if !path.exists() {
             return Ok(None);
         }
-        let file = Self { connection: connect(path).map_err(broken)?, bytes_max };
+        let file = Self::connected(path, bytes_max)?;
         file.check()?;
         file.connection.pragma_update(None, "query_only", true).map_err(broken)?;
         Ok(Some(file))
+    }
+
+    fn connected(path: &Path, bytes_max: u64) -> Result<Self, KvError> {
+        Ok(Self { connection: connect(path).map_err(broken)?, bytes_max, log_pages: Arc::default() })
     }
 
     /// Is it ours, and of a format that we know?
@@ -102,7 +111,13 @@ impl DatabaseFile {
         Ok(())
     }
 
-    fn prepare_to_write(&self) -> rusqlite::Result<()> {
+    fn prepare_to_write(&mut self) -> rusqlite::Result<()> {
+        // In place of SQLite's own, which brings the log into the file before a commit is answered.
+        let log_pages = Arc::clone(&self.log_pages);
+        self.connection.wal_hook(Some(move |_: &mut Wal, pages| {
+            log_pages.store(pages, Ordering::Relaxed);
+            Ok(())
+        }))?;
         self.connection.pragma_update(None, "synchronous", "FULL")?;
         let pages = i64::try_from(self.bytes_max / PAGE_BYTES).unwrap_or(i64::MAX);
         self.connection.pragma_update(None, "max_page_count", pages)?;
@@ -110,6 +125,17 @@ impl DatabaseFile {
         // After a sync that failed, the kernel may hold for clean what never reached the disk. Writing the WAL into
         // the database makes it dirty again, and syncs it; in every other case there is nothing to do.
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    }
+
+    /// Brings what the log holds into the file, if it is much: when those who wait for a commit have their answers.
+    pub(super) fn tidy(&self) {
+        if self.log_pages.load(Ordering::Relaxed) < DATABASE_LOG_PAGES {
+            return;
+        }
+        // The log keeps what couldn't be moved, and the next turn tries again.
+        if let Err(error) = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+            tracing::debug!(%error, "a write-ahead log can't be brought into its database");
+        }
     }
 
     pub(super) fn begin_read(&self) -> Result<(), KvError> {
@@ -417,6 +443,31 @@ mod tests {
             ["Ok(Done)", "Ok(Number(1))", full, full, "Ok(Done)", "Err(NotANumber)", "Ok(Number(2))", "Ok(Done)"];
         assert_eq!(outcomes, wanted);
         assert_eq!(keys(&file), ["a", "b", "c", "n", "text"]);
+    }
+
+    #[test]
+    fn its_log_stays_short_where_it_is_tidied() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("1.sqlite");
+        let file = DatabaseFile::open_to_write(&path, 1 << 30).expect("it is new");
+        let log_bytes = || path.with_extension("sqlite-wal").metadata().map_or(0, |log| log.len());
+        let most = u64::try_from(DATABASE_LOG_PAGES).expect("some") * (PAGE_BYTES + 24);
+        let rounds = |tidied: bool| {
+            for round in 0..40 {
+                let keys: Vec<_> = (0..50).map(|number| format!("{round}-{number}")).collect();
+                let pairs: Vec<_> = keys.iter().map(|key| (key.as_str(), 4_000)).collect();
+                assert!(write(&file, &[set(&pairs)])[0].is_ok());
+                if tidied {
+                    file.tidy();
+                }
+            }
+        };
+        rounds(true);
+        assert!(log_bytes() < 2 * most, "{}", log_bytes());
+        rounds(false);
+        assert!(log_bytes() > 2 * most, "it isn't SQLite that does it: {}", log_bytes());
+        file.tidy();
+        assert_eq!(keys(&file).len(), KV_LIST_PAGE);
     }
 
     #[test]

@@ -7,14 +7,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use super::desk::Reply;
+use super::{Database, KvError, Operation};
 use base::limits::{
     DATABASE_BYTES_PER_TURN_MAX, DATABASE_BYTES_WAITING_MAX, DATABASE_BYTES_WAITING_PER_TENANT_MAX,
     DATABASE_OPERATIONS_PER_COMMIT_MAX, DATABASE_OPERATIONS_WAITING_MAX, DATABASE_OPERATIONS_WAITING_PER_TENANT_MAX,
 };
 use base::{DatabaseId, Name, TenantId};
-use tokio::sync::oneshot;
-
-use super::{Answer, Database, KvError, Operation};
 
 /// An operation and who waits for it.
 pub(super) struct Job {
@@ -22,7 +21,7 @@ pub(super) struct Job {
     pub operation: Operation,
     /// Bytes that wait with it.
     pub bytes: usize,
-    pub answer: oneshot::Sender<Result<Answer, KvError>>,
+    pub reply: Reply,
 }
 
 pub(super) struct Queue {
@@ -80,6 +79,7 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The caller [wakes](Self::wake) the thread.
     pub(super) fn push(&self, db: Database, job: Job) -> Result<(), KvError> {
         let mut waiting = self.waiting();
         if waiting.closed {
@@ -92,9 +92,11 @@ impl Queue {
             return Err(KvError::Busy);
         }
         waiting.enter(db, job, VecDeque::push_back);
-        drop(waiting);
-        self.arrived.notify_one();
         Ok(())
+    }
+
+    pub(super) fn wake(&self) {
+        self.arrived.notify_one();
     }
 
     /// What a turn left undone goes back to where it was: before all that came later for the same database.
@@ -172,12 +174,23 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
+    use crate::databases::Answer;
 
     fn job(mark: &str) -> (Job, oneshot::Receiver<Result<Answer, KvError>>) {
         let (answer, answered) = oneshot::channel();
         let operation = Operation::Exists(mark.to_owned());
-        (Job { bucket: "b".parse().expect("a name"), bytes: operation.bytes(), operation, answer }, answered)
+        (
+            Job {
+                bucket: "b".parse().expect("a name"),
+                bytes: operation.bytes(),
+                operation,
+                reply: Reply::new(answer),
+            },
+            answered,
+        )
     }
 
     fn db(tenant: u64, id: u64) -> Database {

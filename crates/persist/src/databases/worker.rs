@@ -11,9 +11,9 @@ use base::limits::{
     DATABASE_BYTES_PER_TURN_MAX, DATABASE_DROPPED_KEPT, DATABASES_DROPPED_LOOK_THROUGH, DATABASES_OPEN_PER_THREAD_MAX,
 };
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use super::cache::Cache;
+use super::desk::Mail;
 use super::file::{DatabaseFile, Undone};
 use super::queue::{Job, Queue};
 use super::tally::Tally;
@@ -35,6 +35,7 @@ pub(super) struct Worker {
     queue: Arc<Queue>,
     cache: Arc<Cache>,
     tally: Arc<Tally>,
+    mail: Arc<Mail>,
     open: HashMap<Database, Open>,
     /// Databases that were dropped lately: a request that had begun before may still write.
     dropped: HashMap<Database, Instant>,
@@ -56,8 +57,8 @@ impl Worker {
         cache: Arc<Cache>,
         tally: Arc<Tally>,
     ) -> Self {
-        let (open, dropped) = (HashMap::new(), HashMap::new());
-        Self { root, lane, bytes_max, room, queue, cache, tally, open, dropped, turns: 0 }
+        let (mail, open, dropped) = (Arc::default(), HashMap::new(), HashMap::new());
+        Self { root, lane, bytes_max, room, queue, cache, tally, mail, open, dropped, turns: 0 }
     }
 
     pub(super) fn run(mut self) {
@@ -69,6 +70,10 @@ impl Worker {
                 tracing::error!(tenant = db.tenant.0, database = db.id.0, "an operation panicked");
                 self.open.remove(&db);
             }
+            self.mail.deliver();
+            if let Some(open) = self.open.get(&db).filter(|_| self.lane == Lane::Write) {
+                open.file.tidy();
+            }
             self.tally.open(usize::from(self.lane == Lane::Write), self.open.len());
         }
     }
@@ -79,7 +84,7 @@ impl Worker {
             if matches!(job.operation, Operation::Drop) {
                 self.batch(db, std::mem::take(&mut batch));
                 let dropped = self.drop_database(db);
-                let _ = job.answer.send(dropped.map(|()| Answer::Done));
+                self.mail.answer(job.reply, dropped.map(|()| Answer::Done));
             } else {
                 batch.push(job);
             }
@@ -92,26 +97,27 @@ impl Worker {
             for job in batch.extract_if(.., |job| !job.operation.only_deletes()) {
                 let outcome = Err(KvError::NoRoom);
                 self.tally.performed(&job.operation, &outcome);
-                answer(job.answer, outcome);
+                self.mail.answer(job.reply, outcome);
             }
         }
         if batch.is_empty() {
             return;
         }
-        let (queue, cache, tally) = (Arc::clone(&self.queue), Arc::clone(&self.cache), Arc::clone(&self.tally));
+        let (queue, cache) = (Arc::clone(&self.queue), Arc::clone(&self.cache));
+        let (tally, mail) = (Arc::clone(&self.tally), Arc::clone(&self.mail));
         let health = match (self.lane, self.file(db)) {
             (Lane::Read, Ok(Some(file))) => {
-                let (left, health) = read(file, batch, &tally);
+                let (left, health) = read(file, batch, &tally, &mail);
                 queue.put_back(db, left);
                 health
             }
-            (Lane::Write, Ok(Some(file))) => write(file, db, batch, &cache, &tally),
+            (Lane::Write, Ok(Some(file))) => write(file, db, batch, &cache, (&tally, &mail)),
             // Nobody has written to it yet.
             (_, Ok(None)) => {
                 for job in batch {
                     let outcome = Ok(nothing(&job.operation));
                     tally.performed(&job.operation, &outcome);
-                    answer(job.answer, outcome);
+                    mail.answer(job.reply, outcome);
                 }
                 Ok(())
             }
@@ -119,7 +125,7 @@ impl Worker {
                 for job in batch {
                     let outcome = Err(error.clone());
                     tally.performed(&job.operation, &outcome);
-                    answer(job.answer, outcome);
+                    mail.answer(job.reply, outcome);
                 }
                 broken(&error)
             }
@@ -207,7 +213,7 @@ impl Worker {
 }
 
 /// Answers what fits a turn and gives back the rest.
-fn read(file: &DatabaseFile, batch: Vec<Job>, tally: &Tally) -> (Vec<Job>, Result<(), KvError>) {
+fn read(file: &DatabaseFile, batch: Vec<Job>, tally: &Tally, mail: &Mail) -> (Vec<Job>, Result<(), KvError>) {
     let mut health = Ok(());
     let mut jobs = batch.into_iter();
     let mut bytes = 0;
@@ -216,7 +222,7 @@ fn read(file: &DatabaseFile, batch: Vec<Job>, tally: &Tally) -> (Vec<Job>, Resul
         jobs.by_ref().for_each(|job| {
             let outcome = Err(error.clone());
             tally.performed(&job.operation, &outcome);
-            answer(job.answer, outcome);
+            mail.answer(job.reply, outcome);
         });
     }
     while bytes < DATABASE_BYTES_PER_TURN_MAX
@@ -230,14 +236,20 @@ fn read(file: &DatabaseFile, batch: Vec<Job>, tally: &Tally) -> (Vec<Job>, Resul
             Ok(_) => {}
             Err(error) => health = health.and(broken(error)),
         }
-        answer(job.answer, outcome);
+        mail.answer(job.reply, outcome);
     }
     file.end_read();
     (jobs.collect(), health)
 }
 
 /// Performs the jobs in one transaction. Where that can't be, each in its own: none undoes another.
-fn write(file: &DatabaseFile, db: Database, batch: Vec<Job>, cache: &Cache, tally: &Tally) -> Result<(), KvError> {
+fn write(
+    file: &DatabaseFile,
+    db: Database,
+    batch: Vec<Job>,
+    cache: &Cache,
+    (tally, mail): (&Tally, &Mail),
+) -> Result<(), KvError> {
     let writing = cache.writing(db, batch.iter().map(|job| (&job.bucket, &job.operation)));
     let outcomes: Vec<_> = file
         .write_together(batch.iter().map(|job| (&job.bucket, &job.operation)))
@@ -249,7 +261,7 @@ fn write(file: &DatabaseFile, db: Database, batch: Vec<Job>, cache: &Cache, tall
     drop(writing);
     for (job, outcome) in batch.into_iter().zip(outcomes) {
         tally.performed(&job.operation, &outcome);
-        answer(job.answer, outcome);
+        mail.answer(job.reply, outcome);
     }
     health
 }
@@ -257,11 +269,6 @@ fn write(file: &DatabaseFile, db: Database, batch: Vec<Job>, cache: &Cache, tall
 /// Does this error say that the file should be opened anew?
 fn broken(error: &KvError) -> Result<(), KvError> {
     if matches!(error, KvError::Broken(_)) { Err(error.clone()) } else { Ok(()) }
-}
-
-fn answer(to: oneshot::Sender<Result<Answer, KvError>>, outcome: Result<Answer, KvError>) {
-    // Whoever no longer waits has no use for it.
-    let _ = to.send(outcome);
 }
 
 /// What a database without a file answers.
