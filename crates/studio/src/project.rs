@@ -383,10 +383,10 @@ mod tests {
     fn a_folder_with_only_a_built_component_says_how_to_push_it() {
         check(
             &[("Shop.wasm", "")],
-            &expect![[r#"
+            &expect![[r"
             `~` holds no source, only what was built
               help: push that: firm push ~/Shop.wasm
-        "#]],
+        "]],
         );
     }
 

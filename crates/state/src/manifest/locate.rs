@@ -261,12 +261,12 @@ mod tests {
         );
         check(
             "[[limit]]\nrate = \"5/s\"\n",
-            &expect![[r#"
+            &expect![[r"
                 limit: a list stands where a table belongs
                  --> firm.toml:1:1
                 1 | [[limit]]
                   | ^^^^^^^^^
-                  help: there is one of it at most, so that it has one pair of brackets: [limit]"#]],
+                  help: there is one of it at most, so that it has one pair of brackets: [limit]"]],
         );
     }
 
@@ -338,12 +338,12 @@ kv = \"x\"
         // The route's component is the one of a key that isn't known.
         check(
             "[component.app]\n[[route]]\npath = \"/\"\ncomponent = \"app\"\n",
-            &expect![[r#"
+            &expect![[r"
             unknown key `component`
              --> firm.toml:1:2
             1 | [component.app]
               |  ^^^^^^^^^
-              help: did you mean `components`?"#]],
+              help: did you mean `components`?"]],
         );
         check(
             "[components.app]\n[[route]]\npath = \"/\"\ncomponent = 5\n",
@@ -370,16 +370,16 @@ kv = \"x\"
     fn brackets_too_many_or_too_few_are_told() {
         check(
             "[route]\npath = \"/\"\n",
-            &expect![[r#"
+            &expect![[r"
             route: a table stands where a list belongs
              --> firm.toml:1:1
             1 | [route]
               | ^^^^^^^
-              help: there may be more of it, so that it has two pairs of brackets: [[route]]"#]],
+              help: there may be more of it, so that it has two pairs of brackets: [[route]]"]],
         );
         check(
             "[[components.app]]\n[[static]]\n",
-            &expect![[r#"
+            &expect![[r"
             components.app: a list stands where a table belongs
              --> firm.toml:1:1
             1 | [[components.app]]
@@ -390,14 +390,14 @@ kv = \"x\"
              --> firm.toml:2:1
             2 | [[static]]
               | ^^^^^^^^^^
-              help: each of it has a name, and one pair of brackets: [static.NAME]"#]],
+              help: each of it has a name, and one pair of brackets: [static.NAME]"]],
         );
     }
 
     #[test]
     fn more_faults_than_are_told_at_once_end_with_a_word() {
-        let many: String =
-            (0..2 * base::limits::MANIFEST_FAULTS_MAX).map(|number| format!("k{number} = 1\n")).collect();
+        let keys: Vec<_> = (0..2 * base::limits::MANIFEST_FAULTS_MAX).map(|number| format!("k{number} = 1")).collect();
+        let many = keys.join("\n");
         let told = parse(&many, "firm.toml").expect_err("none of it is known").to_string();
         assert_eq!(told.matches("unknown key").count(), base::limits::MANIFEST_FAULTS_MAX);
         assert!(
@@ -447,10 +447,10 @@ kv = \"x\"
               |         ^
               help: save it in UTF-8, which every editor can: look for `encoding` where it saves"#]]
         .assert_eq(&told(b"app = \"a\"\nb = \"caf\xe9\"\n"));
-        expect![[r#"
+        expect![[r"
             the manifest is in UTF-16, not in UTF-8
              --> firm.toml
-              help: save it in UTF-8, which every editor can: look for `encoding` where it saves"#]]
+              help: save it in UTF-8, which every editor can: look for `encoding` where it saves"]]
         .assert_eq(&told(b"\xff\xfea\0"));
         assert_eq!(text("app = \"caf\u{e9}\"".into(), "firm.toml").as_deref(), Ok("app = \"caf\u{e9}\""));
     }
