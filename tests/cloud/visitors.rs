@@ -136,6 +136,7 @@ fn what_opens_a_private_stage_stays_outside_of_it() {
     // What a private stage shows stays out of caches.
     let files = site(&[
         ("index.html", "x"),
+        ("404.html", "nothing"),
         (
             "firm.toml",
             "app = \"files\"\n[static.site]\ndir = \".\"\ncache = \"public, max-age=99\"\n[[route]]\npath = \"/\"\nstatic = \"site\"\n",
@@ -144,6 +145,12 @@ fn what_opens_a_private_stage_stays_outside_of_it() {
     node.json(&["push", arg(files.path()), "--app", "files", "--stage", "next"]);
     let reply = node.curl(&["-H", &member, &node.url("next--files")]).expect(200);
     assert_eq!(reply.header("cache-control"), Some("private, no-cache"));
+    node.json(&["promote", "next", "--app", "files"]);
+    let url = node.url("files");
+    assert_eq!(node.get(&url).expect(200).header("cache-control"), Some("public, max-age=99"));
+    let lost = node.get(&format!("{url}lost")).expect(404);
+    let ask_again = Some("public, max-age=0, must-revalidate");
+    assert_eq!(lost.header("cache-control"), ask_again, "the next release may have it");
 }
 
 /// What came back over one connection: answers counted by their status lines, and whether it was closed.

@@ -485,8 +485,10 @@ pub const EXPORT_ANSWER_BYTES_MAX: usize = 64 * KIB;
 
 // ---- the management API ----
 
-/// Bytes of a JSON body.
+/// Bytes of a JSON body: of a release's index, or of a question for chunks.
 pub const API_BODY_BYTES_MAX: usize = 16 * MIB;
+/// Bytes of any other. It is read on a core, which takes some milliseconds.
+pub const API_SMALL_BODY_BYTES_MAX: usize = MIB;
 /// API requests that run at once on a box: 256 × 16 MiB of bodies are 4 GiB at the very worst.
 pub const API_REQUESTS_AT_ONCE: usize = 256;
 /// API requests of one tenant's tokens among those: sixteen pushes that send `UPLOADS_AT_ONCE` chunks.

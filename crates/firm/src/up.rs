@@ -16,6 +16,9 @@ use base::limits::{
 use base::{Bytes, Digest, Name, Span, TokenId};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 use web::{Cloud, ListenError, Node, Otlp, Settings};
 
 use crate::cli::contexts;
@@ -94,11 +97,13 @@ struct Told<'a> {
 
 /// Runs until told to stop.
 pub fn run(args: &UpArgs, out: Out) -> Outcome {
-    tracing_subscriber::fmt()
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+        .with_target(false);
+    // HTTP/2's library warns of each visitor who misbehaves: as many lines as they like.
+    let said = Targets::new().with_default(LevelFilter::INFO).with_target("h2", LevelFilter::ERROR);
+    tracing_subscriber::registry().with(lines).with(said).init();
     let settings = settings(args)?;
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()

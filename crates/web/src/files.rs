@@ -265,8 +265,12 @@ pub(crate) fn cache(folder: &StaticFolder, public: bool) -> HeaderValue {
 /// How long this file may be kept.
 fn kept(asked: &Asked<'_>, path: &str, status: StatusCode) -> HeaderValue {
     let Folder { settings, cache, .. } = asked.folder;
-    let never_changes = || settings.immutable.iter().any(|pattern| pattern.matches(path));
-    if status == StatusCode::OK && never_changes() { CACHE_IMMUTABLE } else { cache.clone() }
+    if status != StatusCode::OK {
+        // The next release may have what was asked for.
+        return CACHE_DEFAULT;
+    }
+    let never_changes = settings.immutable.iter().any(|pattern| pattern.matches(path));
+    if never_changes { CACHE_IMMUTABLE } else { cache.clone() }
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use std::time::SystemTime;
 
 use api::{Endpoint, Found, Needs, Operation};
 use auth::{Caller, Denied, Wants, identify, may};
-use base::limits::{API_BODY_BYTES_MAX, API_BODY_TIME_MAX, CHUNK_BYTES_MAX};
+use base::limits::{API_BODY_BYTES_MAX, API_BODY_TIME_MAX, API_SMALL_BODY_BYTES_MAX, CHUNK_BYTES_MAX};
 use base::{Name, TenantId, Timestamp};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -70,7 +70,10 @@ async fn called(core: &Rc<Core>, request: &mut Request<Option<Incoming>>) -> Ans
     let max = match endpoint.request {
         api::Body::None => None,
         api::Body::Bytes => Some(CHUNK_BYTES_MAX),
-        _ => Some(API_BODY_BYTES_MAX),
+        _ if matches!(endpoint.operation, Operation::ReleaseCreate | Operation::ChunksMissing) => {
+            Some(API_BODY_BYTES_MAX)
+        }
+        _ => Some(API_SMALL_BODY_BYTES_MAX),
     };
     if let Some(max) = max
         && let Some(body) = request.body_mut().take()
@@ -215,12 +218,7 @@ impl Call {
     /// The body, which is an object for every endpoint. serde would read a struct from an array as well, where
     /// `[null, null]` is a promotion.
     fn json<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
-        if self.body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
-            return Err(
-                Refusal::bad("wrong_body", "the body is not a JSON object").help("GET /v1/openapi.json describes it")
-            );
-        }
-        serde_json::from_slice(&self.body).map_err(|error| Refusal::body(&error))
+        read_json(&self.body)
     }
 
     /// The tenant, as the record has it now.
@@ -251,6 +249,15 @@ impl Call {
     async fn propose(&self, command: Command) -> Result<Applied, Refusal> {
         self.cloud.propose(self.caller().actor(), command).await.map_err(Refusal::proposed)
     }
+}
+
+fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(
+            Refusal::bad("wrong_body", "the body is not a JSON object").help("GET /v1/openapi.json describes it")
+        );
+    }
+    serde_json::from_slice(body).map_err(|error| Refusal::body(&error))
 }
 
 /// Runs a change to its end, even if the client doesn't stay for it. A draining node waits for it.

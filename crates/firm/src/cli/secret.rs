@@ -120,7 +120,7 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
 fn unbound(secrets: &Secrets, name: &str, place: &str) -> Option<String> {
     secrets.unbound.iter().any(|unbound| unbound == name).then(|| {
         format!(
-            "no code gets {name} yet: what runs on {place} doesn't bind it\n  help: add it to firm.toml, and push:\n\n    [bindings]\n    secrets = [\"{name}\"]"
+            "no code gets {name} yet: what runs on {place}, if anything does, doesn't bind it\n  help: add it to firm.toml, and push:\n\n    [bindings]\n    secrets = [\"{name}\"]"
         )
     })
 }

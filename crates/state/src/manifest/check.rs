@@ -49,8 +49,9 @@ impl Manifest {
         faults.routes(self);
         faults.redirects(&self.redirects);
         faults.headers(&self.headers);
-        for (index, secret) in self.bindings.secrets.iter().enumerate() {
-            faults.variable(&format!("bindings.secrets[{index}]"), secret, "");
+        // The order of a set isn't that of the text: a number would lead to another of its entries.
+        for secret in &self.bindings.secrets {
+            faults.variable("bindings.secrets", secret, "");
         }
         faults.outbound("outbound", &self.outbound);
         faults.throttle("limit", self.limit.as_ref());
@@ -201,10 +202,10 @@ impl Faults {
     fn outbound(&mut self, at: &str, outbound: &Outbound) {
         let at = format!("{at}.hosts");
         self.count(&at, outbound.hosts.len(), OUTBOUND_HOSTS_MAX);
-        for (index, host) in outbound.hosts.iter().enumerate() {
+        for host in &outbound.hosts {
             if !is_host_pattern(host) {
                 self.say(
-                    &format!("{at}[{index}]"),
+                    &at,
                     format!("`{host}` is not a host"),
                     "write a host name, `*.name`, or host:port; no scheme and no path",
                 );

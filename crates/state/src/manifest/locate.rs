@@ -5,7 +5,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use base::limits::MANIFEST_BYTES_MAX;
+use base::limits::{MANIFEST_BYTES_MAX, MANIFEST_FAULTS_MAX};
 use toml::de::{DeTable, DeValue};
 
 use super::shape::{self, Misshapen};
@@ -22,8 +22,37 @@ pub struct ManifestError {
 struct Located {
     said: String,
     help: Option<String>,
-    /// Line and column from 1, the line itself, and how many characters are meant.
-    place: Option<(usize, usize, String, usize)>,
+    place: Option<Place>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    /// From 1, as the column, which counts characters.
+    line: usize,
+    column: usize,
+    /// The line, or what of a long one stands around the column.
+    shown: String,
+    /// Characters of it before those that are meant, and how many these are.
+    before: usize,
+    meant: usize,
+}
+
+/// Characters of a line that are shown, and those of them that stand before what is meant.
+const SHOWN_MAX: usize = 120;
+const SHOWN_BEFORE_MAX: usize = 40;
+
+impl Place {
+    fn new(line: usize, column: usize, text: &str, meant: usize) -> Self {
+        let skipped = if text.chars().count() > SHOWN_MAX { (column - 1).saturating_sub(SHOWN_BEFORE_MAX) } else { 0 };
+        let mut shown: String = if skipped > 0 { "…".to_owned() } else { String::new() };
+        let before = column - 1 - skipped + shown.chars().count();
+        shown.extend(text.chars().skip(skipped).take(SHOWN_MAX));
+        if text.chars().nth(skipped + SHOWN_MAX).is_some() {
+            shown.push('…');
+        }
+        let meant = meant.min(shown.chars().count().saturating_sub(before)).max(1);
+        Self { line, column, shown, before, meant }
+    }
 }
 
 impl std::error::Error for ManifestError {}
@@ -36,12 +65,11 @@ impl fmt::Display for ManifestError {
             }
             f.write_str(&fault.said)?;
             match &fault.place {
-                Some((line, column, text, width)) => {
+                Some(Place { line, column, shown, before, meant }) => {
                     let gutter = line.to_string().len();
                     write!(f, "\n{:gutter$}--> {}:{line}:{column}", "", self.file)?;
-                    // Repeated, not padded: a width that a format is given is 65,535 at the most, and a line may be longer.
-                    let (before, meant) = (" ".repeat(column - 1), "^".repeat(*width));
-                    write!(f, "\n{line} | {text}\n{:gutter$} | {before}{meant}", "")?;
+                    let (before, meant) = (" ".repeat(*before), "^".repeat(*meant));
+                    write!(f, "\n{line} | {shown}\n{:gutter$} | {before}{meant}", "")?;
                 }
                 None => write!(f, "\n --> {}", self.file)?,
             }
@@ -74,8 +102,9 @@ pub fn parse(text: &str, file: &str) -> Result<Manifest, ManifestError> {
         Some(manifest) if faults.is_empty() => Ok(manifest),
         _ => {
             // From top to bottom; what has no place comes last.
-            faults.sort_by_key(|fault| fault.place.as_ref().map_or((usize::MAX, 0), |place| (place.0, place.1)));
-            Err(refused(faults))
+            faults
+                .sort_by_key(|fault| fault.place.as_ref().map_or((usize::MAX, 0), |place| (place.line, place.column)));
+            Err(refused(told_at_once(faults)))
         }
     }
 }
@@ -102,7 +131,7 @@ pub fn text(bytes: Vec<u8>, file: &str) -> Result<String, ManifestError> {
             let shown = String::from_utf8_lossy(&bytes[line_start..line_end]).trim_end().to_owned();
             let (line, column) = (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1);
             let said = format!("the manifest is not in UTF-8: the byte {:#04x} stands for nothing there", bytes[right]);
-            (said, Some((line, column, shown, 1)))
+            (said, Some(Place::new(line, column, &shown, 1)))
         };
         let help = Some("save it in UTF-8, which every editor can: look for `encoding` where it saves".to_owned());
         ManifestError { file: file.to_owned(), faults: vec![Located { said, help, place }] }
@@ -122,8 +151,19 @@ impl ManifestError {
             help: Some(fault.help.clone()),
             place: table.as_ref().and_then(|table| find(table.get_ref(), &fault.at)).map(|span| place(text, &span)),
         };
-        Some(Self { file: file.to_owned(), faults: faults.iter().map(located).collect() })
+        Some(Self { file: file.to_owned(), faults: told_at_once(faults.iter().map(located).collect()) })
     }
+}
+
+/// No more than are told at once, and a word on the others.
+fn told_at_once(mut faults: Vec<Located>) -> Vec<Located> {
+    // One more may be such a word itself.
+    if faults.len() > MANIFEST_FAULTS_MAX + 1 {
+        let said = format!("there are {} more faults", faults.len() - MANIFEST_FAULTS_MAX);
+        faults.truncate(MANIFEST_FAULTS_MAX);
+        faults.push(Located { said, help: Some("mend these first".to_owned()), place: None });
+    }
+    faults
 }
 
 /// Follows a path such as `route[1].path` through the document, as far as it goes.
@@ -155,7 +195,7 @@ fn find(table: &DeTable<'_>, path: &str) -> Option<Range<usize>> {
     Some(if scalar { value.span() } else { span })
 }
 
-fn place(text: &str, span: &Range<usize>) -> (usize, usize, String, usize) {
+fn place(text: &str, span: &Range<usize>) -> Place {
     let start = text.floor_char_boundary(span.start);
     let before = &text[..start];
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -164,7 +204,7 @@ fn place(text: &str, span: &Range<usize>) -> (usize, usize, String, usize) {
     // What is meant may be the end of a line itself, which a line that ends in CR LF has behind its last character.
     let end = text.floor_char_boundary(span.end.min(line_start + line.len()).max(start));
     let width = text.get(start..end).map_or(1, |meant| meant.chars().count().max(1));
-    (before.matches('\n').count() + 1, column, line.to_owned(), width)
+    Place::new(before.matches('\n').count() + 1, column, line, width)
 }
 
 #[cfg(test)]
@@ -392,6 +432,39 @@ kv = \"x\"
               | ^^^^^^^^^^
               help: each of it has a name, and one pair of brackets: [static.NAME]"]],
         );
+    }
+
+    #[test]
+    fn entries_have_the_numbers_that_they_have_in_the_text() {
+        let text = "[bindings]\nsecrets = [1, \"A\", 2]\n[static.s]\n[[route]]\npath = 1\n[[route]]\npath = \"/\"\nstatic = \"s\"\n[[route]]\nstatic = \"s\"\n[[route]]\npath = \"/b\"\nstatic = 5\n";
+        let told = parse(text, "firm.toml").expect_err("there are five").to_string();
+        for at in ["bindings.secrets[0]:", "bindings.secrets[2]:", "route[0].path:", "route[2]:", "route[3].static:"] {
+            assert!(told.contains(at), "{at}\n{told}");
+        }
+    }
+
+    #[test]
+    fn a_long_line_is_shown_around_what_is_meant() {
+        let line =
+            format!("env = {{ {} }}\n", (0..50).map(|n| format!("A{n} = \"{n}\", ")).collect::<Vec<_>>().concat());
+        check(&line.replace("\"25\"", "25").replace(",  }", " }"), &expect![[r#"
+            env.A25: a whole number stands where text in quotes belongs
+             --> firm.toml:1:295
+            1 | …2 = "22", A23 = "23", A24 = "24", A25 = 25, A26 = "26", A27 = "27", A28 = "28", A29 = "29", A30 = "30", A31 = "31", A32 …
+              |                                          ^^
+              help: write it in quotes: "25""#]]);
+        let many =
+            format!("env = {{ {} }}\n", (0..5_000).map(|n| format!("A{n} = {n}")).collect::<Vec<_>>().join(", "));
+        let told = parse(&many, "firm.toml").expect_err("they are numbers").to_string();
+        assert!(told.len() < 20_000, "{} bytes", told.len());
+    }
+
+    #[test]
+    fn other_faults_are_bounded_too() {
+        let many = "[[redirect]]\nfrom = \"x\"\nto = \"/\"\n".repeat(100);
+        let told = parse(&many, "firm.toml").expect_err("they begin with no slash").to_string();
+        assert!(told.matches("firm.toml:").count() == MANIFEST_FAULTS_MAX, "{told}");
+        assert!(told.ends_with("help: mend these first"), "{told}");
     }
 
     #[test]

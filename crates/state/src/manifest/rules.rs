@@ -252,7 +252,7 @@ impl Faults {
                     Some(_) => {
                         self.say(
                             &format!("redirect[{index}].to"),
-                            format!("`{}` leads back to a redirect, again and again", redirect.to),
+                            format!("`{}` leads on to a redirect, again and again", redirect.to),
                             format!("name the last place at once; {REDIRECT_HOPS_MAX} one after another are the most"),
                         );
                         break;

@@ -34,6 +34,8 @@ pub(super) struct Misshapen {
 /// A key, or an entry of a list, that was taken out of the document.
 pub(super) struct Taken {
     path: Vec<Step>,
+    /// Where it lies in the text, whose lists have all of their entries.
+    named: Vec<Step>,
     /// The key that was likely meant by one that isn't known.
     meant: Option<&'static str>,
     /// It was a component or a static folder, or all of them, or may have been meant so.
@@ -111,7 +113,8 @@ pub(super) fn read(text: &str) -> Read {
             path.pop();
         }
         let mut meant = None;
-        if let Some((fault, likely)) = told(text, &error, &path, left.get_ref(), &read.taken) {
+        let named = named(&path, &read.taken);
+        if let Some((fault, likely)) = told(text, &error, (&path, &named), left.get_ref(), &read.taken) {
             meant = likely;
             if fault.span.is_none() || read.misshapen.iter().all(|told| told.span != fault.span) {
                 read.misshapen.push(fault);
@@ -127,9 +130,30 @@ pub(super) fn read(text: &str) -> Read {
         if !take(left.get_mut(), &path) {
             return read;
         }
-        read.taken.push(Taken { path, meant, is_part });
+        read.taken.push(Taken { path, named, meant, is_part });
     }
     read
+}
+
+/// The path in the text of what lies at `path` now that these are taken out.
+fn named(path: &[Step], taken: &[Taken]) -> Vec<Step> {
+    let mut named: Vec<Step> = Vec::with_capacity(path.len());
+    for step in path {
+        let mut step = step.clone();
+        if let Step::Entry(index) = &mut step {
+            let gone = taken.iter().filter_map(|taken| match taken.named.split_last() {
+                Some((Step::Entry(gone), list)) if *list == *named => Some(*gone),
+                _ => None,
+            });
+            let mut gone: Vec<usize> = gone.collect();
+            gone.sort_unstable();
+            for gone in gone {
+                *index += usize::from(gone <= *index);
+            }
+        }
+        named.push(step);
+    }
+    named
 }
 
 /// Where the innermost key or value lies that has this place in the text.
@@ -282,7 +306,7 @@ fn no_toml_said(message: &str, meant: &str) -> (String, Option<String>, bool) {
 fn told(
     text: &str,
     error: &Error,
-    path: &[Step],
+    (path, named): (&[Step], &[Step]),
     table: &DeTable<'_>,
     taken: &[Taken],
 ) -> Option<(Misshapen, Option<&'static str>)> {
@@ -296,19 +320,19 @@ fn told(
             return None;
         }
         let example = NEEDED.iter().find(|(needed, _)| *needed == key).map(|(_, example)| format!("add {example}"));
-        (format!("{}: it has no `{key}`", Path(path)), example)
+        (format!("{}: it has no `{key}`", Path(named)), example)
     } else if let Some(variant) = message.strip_prefix("unknown variant `") {
         let (variant, expected) = variant.split_once("`, expected ").unwrap_or((variant, ""));
         let choices = ticked(expected).map(|choice| format!("\"{choice}\"")).collect::<Vec<_>>().join(" or ");
-        (format!("{}: `{variant}` is no choice here", Path(path)), Some(format!("write {choices}")))
+        (format!("{}: `{variant}` is no choice here", Path(named)), Some(format!("write {choices}")))
     } else if let Some((wrong, wanted)) =
         message.split_once(", expected ").filter(|(wrong, _)| wrong.starts_with("invalid "))
     {
         let found = at(table, path);
-        wrong_value(path, wrong, wanted.lines().next().unwrap_or(wanted), found, meant)
+        wrong_value(named, wrong, wanted.lines().next().unwrap_or(wanted), found, meant)
     } else if message.starts_with("wanted ") {
         // What a choice is made with is a word; serde doesn't say which ones there are.
-        wrong_value(path, "", "a word in quotes", at(table, path), meant)
+        wrong_value(named, "", "a word in quotes", at(table, path), meant)
     } else {
         (message.lines().next().unwrap_or(message).to_owned(), None)
     };

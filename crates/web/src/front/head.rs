@@ -141,6 +141,16 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// RFC 9113, 8.2.3: HTTP/2 may send each cookie in a field of its own, and who reads one field is to find them all.
+fn join_cookies(headers: &mut HeaderMap) {
+    let fields: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if fields.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&fields.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
 /// Fields that tell an app how the visitor came. WSGI and CGI make one of `-` and `_`.
 fn tells_of_the_road(name: &str) -> bool {
     let is = |wanted: &str, said: &str| {
@@ -159,6 +169,7 @@ pub(super) fn forwarded<B>(peer: &Peer, authority: &Authority, request: &mut Req
     let headers: &mut HeaderMap = request.headers_mut();
     // Before our own fields are there: no visitor takes those away.
     strip_hop_by_hop(headers);
+    join_cookies(headers);
     if headers.keys().any(|name| tells_of_the_road(name.as_str())) {
         let believed_of_nobody: Vec<_> =
             headers.keys().filter(|name| tells_of_the_road(name.as_str())).cloned().collect();
@@ -286,6 +297,20 @@ mod tests {
             (&["a b, \"x-secret\", x-secret=1"], all),
         ] {
             assert_eq!(unordered(&names(connection)), unordered(wanted), "{connection:?}");
+        }
+    }
+
+    #[test]
+    fn an_app_finds_all_cookies_in_one_field() {
+        for (sent, wanted) in
+            [(&[][..], &[][..]), (&["a=1"], &["a=1"]), (&["a=1", "b=2; c=3", "d=4"], &["a=1; b=2; c=3; d=4"])]
+        {
+            let mut headers = HeaderMap::new();
+            for cookie in sent {
+                headers.append(header::COOKIE, HeaderValue::from_static(cookie));
+            }
+            join_cookies(&mut headers);
+            assert_eq!(headers.get_all(header::COOKIE).iter().collect::<Vec<_>>(), wanted);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Variables, secrets and domains.
 
 use api::{DomainAdd, DomainView, Env, EnvChange, EnvChanged, SecretSet, Secrets};
-use base::limits::ENV_VALUE_BYTES_MAX;
+use base::limits::{ENV_VALUE_BYTES_MAX, ENV_VARS_MAX};
 use base::{Domain, Name, chain};
 use state::{Certificate, Command};
 
@@ -20,6 +20,11 @@ pub(crate) fn env_read(call: &Call) -> Answer {
 
 pub(crate) async fn env_change(call: Call) -> Answer {
     let EnvChange { changes } = call.json()?;
+    // The record keeps what is proposed, refused or not.
+    if changes.len() > 2 * ENV_VARS_MAX {
+        let said = format!("{} variables at once: a stage has {ENV_VARS_MAX} at the most", changes.len());
+        return Err(Refusal::bad("too_many", said).help("change those that the stage is to have, and no others"));
+    }
     let (app, stage) = (call.param("app")?, call.param("stage")?);
     let applied = detached(call, async move |call| {
         call.propose(Command::EnvChange { tenant: call.tenant(), app, stage, changes }).await

@@ -3,6 +3,8 @@
 //! Nothing is half deployed. Until the last step, one command to the record, a push has only laid chunks and
 //! artifacts where nothing points at them; the sweep takes what was left behind.
 
+mod weigh;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::{ChunksAsked, ChunksMissing, Deployed, Encoded, Encoding, File, Index, Push};
@@ -19,12 +21,13 @@ use state::manifest::Fault;
 use state::{Command, Manifest};
 
 use super::apps::{deployed, live};
-use super::{Answer, Call, Refusal, detached, done, json};
+use super::{Answer, Call, Refusal, detached, done, json, read_json};
 use crate::assets;
 use crate::cloud::Cloud;
 
 pub(crate) async fn chunks_missing(call: Call) -> Answer {
-    let ChunksAsked { chunks } = call.json()?;
+    let body = call.body.clone();
+    let ChunksAsked { chunks } = blocking(move || read_json(&body)).await??;
     if chunks.len() > MISSING_DIGESTS_MAX {
         return Err(Refusal::bad("too_many", format!("{MISSING_DIGESTS_MAX} digests are the most of one question")));
     }
@@ -41,9 +44,15 @@ pub(crate) async fn chunk_put(call: Call) -> Answer {
 }
 
 pub(crate) async fn release_create(call: Call) -> Answer {
-    let push: Push = call.json()?;
-    let app: Name = call.param("app")?;
-    check(&push)?;
+    let (app, body): (Name, Bytes) = (call.param("app")?, call.body.clone());
+    // It may take longer than the core's others should wait.
+    let read = blocking(move || {
+        weigh::manifest(&body)?;
+        let push: Push = read_json(&body)?;
+        check(&push)?;
+        Ok::<_, Refusal>(push)
+    });
+    let push = read.await??;
     let deployed = detached(call, async move |call| release(call, app, push).await).await?;
     json(&deployed)
 }
@@ -71,15 +80,15 @@ async fn release(call: &Call, app: Name, push: Push) -> Result<Deployed, Refusal
 
 /// What can be seen from the push itself.
 fn check(push: &Push) -> Result<(), Refusal> {
-    let faults = push.manifest.faults();
-    if !faults.is_empty() {
-        return Err(Refusal::manifest(faults));
-    }
     let manifest_bytes = serde_json::to_vec(&push.manifest).map_err(|error| Refusal::failed(error.into()))?.len();
     if manifest_bytes > MANIFEST_BYTES_MAX {
         // The record holds it for as long as the release is remembered, in memory and on every box.
         let said = format!("the manifest has {manifest_bytes} bytes as JSON, more than {MANIFEST_BYTES_MAX}");
         return Err(Refusal::bad("too_large", said).help("keep data in a KV bucket or a file, not in [env]"));
+    }
+    let faults = push.manifest.faults();
+    if !faults.is_empty() {
+        return Err(Refusal::manifest(faults));
     }
     same_names("static folder", push.manifest.statics.keys(), push.index.statics.keys())?;
     same_names("component", push.manifest.components.keys(), push.index.components.keys())?;

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use api::{Method, Problem};
 use auth::Denied;
-use base::limits::{API_BODY_TIME_MAX, API_REQUESTS_AT_ONCE, API_REQUESTS_PER_TENANT_AT_ONCE};
+use base::limits::{API_BODY_TIME_MAX, API_REQUESTS_AT_ONCE, API_REQUESTS_PER_TENANT_AT_ONCE, MANIFEST_FAULTS_MAX};
 use base::{Name, chain};
 use http::{HeaderValue, Response, StatusCode, header};
 use persist::ProposeError;
@@ -140,11 +140,15 @@ impl Refusal {
         .help(format!("ask about `{own}`: --tenant {own}, or FIRM_TENANT; or use a token of the other tenant"))
     }
 
-    pub(crate) fn manifest(faults: Vec<Fault>) -> Self {
+    pub(crate) fn manifest(mut faults: Vec<Fault>) -> Self {
         let message = match faults.as_slice() {
             [fault] => format!("the manifest has a fault at {}: {}", fault.at, fault.said),
+            faults if faults.len() > MANIFEST_FAULTS_MAX => {
+                format!("the manifest has {} faults; here are the first {MANIFEST_FAULTS_MAX}", faults.len())
+            }
             faults => format!("the manifest has {} faults", faults.len()),
         };
+        faults.truncate(MANIFEST_FAULTS_MAX);
         let mut refusal = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "wrong_manifest", message);
         refusal.faults = faults;
         refusal
