@@ -447,12 +447,15 @@ kv = \"x\"
     fn a_long_line_is_shown_around_what_is_meant() {
         let line =
             format!("env = {{ {} }}\n", (0..50).map(|n| format!("A{n} = \"{n}\", ")).collect::<Vec<_>>().concat());
-        check(&line.replace("\"25\"", "25").replace(",  }", " }"), &expect![[r#"
+        check(
+            &line.replace("\"25\"", "25").replace(",  }", " }"),
+            &expect![[r#"
             env.A25: a whole number stands where text in quotes belongs
              --> firm.toml:1:295
             1 | …2 = "22", A23 = "23", A24 = "24", A25 = 25, A26 = "26", A27 = "27", A28 = "28", A29 = "29", A30 = "30", A31 = "31", A32 …
               |                                          ^^
-              help: write it in quotes: "25""#]]);
+              help: write it in quotes: "25""#]],
+        );
         let many =
             format!("env = {{ {} }}\n", (0..5_000).map(|n| format!("A{n} = {n}")).collect::<Vec<_>>().join(", "));
         let told = parse(&many, "firm.toml").expect_err("they are numbers").to_string();
