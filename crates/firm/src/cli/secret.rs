@@ -159,7 +159,7 @@ mod tests {
         let secrets = Secrets { set: vec!["A".into(), "B".into()], missing: Vec::new(), unbound: vec!["B".into()] };
         assert_eq!(unbound(&secrets, "A", "stage live of shop"), None);
         expect![[r#"
-            no code gets B yet: what runs on stage live of shop doesn't bind it
+            no code gets B yet: what runs on stage live of shop, if anything does, doesn't bind it
               help: add it to firm.toml, and push:
 
                 [bindings]
