@@ -96,7 +96,7 @@ pub fn parse(text: &str, file: &str) -> Result<Manifest, ManifestError> {
     if let Some(manifest) = &manifest {
         let mut wrong = manifest.faults();
         wrong.retain(|fault| !taken.iter().any(|taken| taken.leaves_open(&fault.at)));
-        faults.extend(ManifestError::of(&wrong, text, file).into_iter().flat_map(|error| error.faults));
+        faults.extend(located(&wrong, text));
     }
     match manifest {
         Some(manifest) if faults.is_empty() => Ok(manifest),
@@ -142,17 +142,23 @@ impl ManifestError {
     /// The faults, found in `text`; `None` when there are none.
     #[must_use]
     pub fn of(faults: &[Fault], text: &str, file: &str) -> Option<Self> {
-        if faults.is_empty() {
-            return None;
-        }
-        let table = DeTable::parse(text).ok();
-        let located = |fault: &Fault| Located {
-            said: format!("{}: {}", fault.at, fault.said),
-            help: Some(fault.help.clone()),
-            place: table.as_ref().and_then(|table| find(table.get_ref(), &fault.at)).map(|span| place(text, &span)),
-        };
-        Some(Self { file: file.to_owned(), faults: told_at_once(faults.iter().map(located).collect()) })
+        let faults = told_at_once(located(faults, text));
+        (!faults.is_empty()).then(|| Self { file: file.to_owned(), faults })
     }
+}
+
+/// Each of the faults, with its place in `text`.
+fn located(faults: &[Fault], text: &str) -> Vec<Located> {
+    if faults.is_empty() {
+        return Vec::new();
+    }
+    let table = DeTable::parse(text).ok();
+    let located = |fault: &Fault| Located {
+        said: format!("{}: {}", fault.at, fault.said),
+        help: Some(fault.help.clone()),
+        place: table.as_ref().and_then(|table| find(table.get_ref(), &fault.at)).map(|span| place(text, &span)),
+    };
+    faults.iter().map(located).collect()
 }
 
 /// No more than are told at once, and a word on the others.
@@ -468,6 +474,9 @@ kv = \"x\"
         let told = parse(&many, "firm.toml").expect_err("they begin with no slash").to_string();
         assert!(told.matches("firm.toml:").count() == MANIFEST_FAULTS_MAX, "{told}");
         assert!(told.ends_with("help: mend these first"), "{told}");
+        let mixed = format!("k = 1\n{many}");
+        let told = parse(&mixed, "firm.toml").expect_err("nor is there such a key").to_string();
+        assert!(told.contains("there are 81 more faults"), "{told}");
     }
 
     #[test]
