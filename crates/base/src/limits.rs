@@ -23,7 +23,7 @@ pub const LABEL_BYTES_MAX: usize = 63;
 
 /// Bytes of a `firm.toml`. The largest that people write by hand is a few KiB.
 pub const MANIFEST_BYTES_MAX: usize = 256 * KIB;
-/// Misshapen places of a `firm.toml` that are told at once: two screens full. The text is read anew for each.
+/// Faults of a `firm.toml` that are told at once: two screens full. For each misshapen place the text is read anew.
 pub const MANIFEST_FAULTS_MAX: usize = 20;
 /// Routes of an app: they are searched in order of length for each request.
 pub const ROUTES_MAX: usize = 256;

@@ -173,11 +173,6 @@ impl Operation {
         }
     }
 
-    /// Does it leave no more on the disk than there was?
-    fn only_deletes(&self) -> bool {
-        matches!(self, Self::Delete(_) | Self::Drop)
-    }
-
     /// Is it within what an operation may carry?
     fn check(&self) -> Result<(), KvError> {
         match self {

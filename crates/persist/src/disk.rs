@@ -30,6 +30,12 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Bytes that are free on the disk of this directory, to others than root.
+pub fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let disk = rustix::fs::statvfs(dir)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
 /// Room on the disk for what tenants write. Its last bytes are not for them.
 #[derive(Debug)]
 pub(crate) struct Room {
@@ -56,9 +62,9 @@ impl Room {
             Some((when, is_gone)) if when.elapsed() < DISK_LOOK => is_gone,
             _ => {
                 // Where it can't be told, whoever writes is told by the write itself.
-                let free = rustix::fs::statvfs(&self.dir).map_or(u64::MAX, |disk| disk.f_bavail * disk.f_frsize);
-                *looked = Some((Instant::now(), free < self.reserved));
-                free < self.reserved
+                let is_gone = free_bytes(&self.dir).is_ok_and(|free| free < self.reserved);
+                *looked = Some((Instant::now(), is_gone));
+                is_gone
             }
         }
     }

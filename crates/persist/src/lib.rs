@@ -6,6 +6,7 @@
 //!   DIR/chunks/TENANT/DIGEST              content-addressed bytes of releases     (chunks)
 //!   DIR/databases/TENANT/DATABASE.sqlite  what apps store                         (databases)
 //!   DIR/logs/TENANT/APP/{new,old}.jsonl   what apps say                           (logs)
+//!   DIR/logs/TENANT/APP/faults/…          what went wrong with their requests     (logs)
 //!   DIR/logs/TENANT/APP/access/…          what was asked of them                  (logs)
 //! ```
 //!
@@ -22,6 +23,7 @@ mod store;
 pub use chunks::Chunks;
 pub use databases::desk::{self, Desk};
 pub use databases::{Database, Databases, KvError, KvFigures};
+pub use disk::free_bytes;
 pub use logs::{Line, Logs, Stream};
 pub use record::{Keeper, ProposeError};
 pub use store::{Store, StoreError};

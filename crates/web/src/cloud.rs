@@ -275,9 +275,8 @@ impl Cloud {
     pub(crate) fn concerns(&self) -> Vec<String> {
         let mut concerns = Vec::new();
         let dir = self.settings.dir.display();
-        match rustix::fs::statvfs(&self.settings.dir) {
-            Ok(disk) => {
-                let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        match persist::free_bytes(&self.settings.dir) {
+            Ok(free) => {
                 let mib = free >> 20;
                 if free < DISK_RESERVED_BYTES {
                     concerns.push(format!(

@@ -273,6 +273,11 @@ async fn detached<T: 'static>(
     task.await.map_err(|_| Refusal::failed("the change's task ended without an answer".into()))?
 }
 
+/// Does it on a thread that may wait, or that may take longer than the core's others should.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Refusal::failed(error.into()))
+}
+
 fn json(value: &impl Serialize) -> Answer {
     let bytes = serde_json::to_vec(value).map_err(|error| Refusal::failed(error.into()))?;
     let mut answer = Response::new(Body::from(Bytes::from(bytes)));
@@ -295,8 +300,7 @@ fn openapi() -> Response<Body> {
 
 /// Made on a thread that may wait: it reads `/proc`, and has a line for each stage that has traffic.
 async fn metrics(call: Call) -> Answer {
-    let made = tokio::task::spawn_blocking(move || crate::observe::render(&call.cloud)).await;
-    let text = made.map_err(|error| Refusal::failed(error.into()))?;
+    let text = blocking(move || crate::observe::render(&call.cloud)).await?;
     let mut answer = Response::new(Body::from(Bytes::from(text)));
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));

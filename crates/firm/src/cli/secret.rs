@@ -93,13 +93,12 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
             let value = if stdin { piped()? } else { cx.out.ask_secret(&format!("{name} (not shown)"))? };
             checked(&name, &value)?;
             let session = cx.session().await?;
-            let path = args.about.path(&session, "firm secret", &format!("{base}/{name}")).await?;
-            let done: Done = session.send(Method::PUT, &path, &SecretSet { value }).await?;
+            let all = args.about.path(&session, "firm secret", &base).await?;
+            let done: Done = session.send(Method::PUT, &format!("{all}/{name}"), &SecretSet { value }).await?;
             cx.out
                 .answer(&done, |out| out.line(&format!("{} {name} is set on {place}", out.paint(Tone::Good, "✓"))))?;
             // It is set, whatever comes of this question.
-            let path = args.about.path(&session, "firm secret", &base).await?;
-            let secrets = session.get::<Secrets>(&path).await;
+            let secrets = session.get::<Secrets>(&all).await;
             if let Some(warning) = secrets.ok().and_then(|secrets| unbound(&secrets, &name, &place)) {
                 cx.out.warn(&warning);
             }

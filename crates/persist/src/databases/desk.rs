@@ -14,7 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
-use super::queue::Queue;
+use super::queue::{Job, Queue};
+use super::tally::Tally;
 use super::{Answer, KvError};
 
 type Outcome = Result<Answer, KvError>;
@@ -131,15 +132,21 @@ impl Reply {
 }
 
 /// What a thread of databases answers in one turn.
-#[derive(Default)]
 pub(super) struct Mail {
+    tally: Arc<Tally>,
     /// Desks that have got an answer, and don't know it.
     filled: Mutex<Vec<Arc<Inbox>>>,
 }
 
 impl Mail {
-    pub(super) fn answer(&self, reply: Reply, outcome: Outcome) {
-        let Reply { to, inbox } = reply;
+    /// What is answered is counted there.
+    pub(super) fn new(tally: Arc<Tally>) -> Self {
+        Self { tally, filled: Mutex::default() }
+    }
+
+    pub(super) fn answer(&self, job: Job, outcome: Outcome) {
+        self.tally.performed(&job.operation, &outcome);
+        let Reply { to, inbox } = job.reply;
         if let Some(inbox) = inbox {
             let mut held = inbox.held();
             if !held.closed {

@@ -57,7 +57,8 @@ impl Worker {
         cache: Arc<Cache>,
         tally: Arc<Tally>,
     ) -> Self {
-        let (mail, open, dropped) = (Arc::default(), HashMap::new(), HashMap::new());
+        let mail = Arc::new(Mail::new(Arc::clone(&tally)));
+        let (open, dropped) = (HashMap::new(), HashMap::new());
         Self { root, lane, bytes_max, room, queue, cache, tally, mail, open, dropped, turns: 0 }
     }
 
@@ -84,7 +85,7 @@ impl Worker {
             if matches!(job.operation, Operation::Drop) {
                 self.batch(db, std::mem::take(&mut batch));
                 let dropped = self.drop_database(db);
-                self.mail.answer(job.reply, dropped.map(|()| Answer::Done));
+                self.mail.answer(job, dropped.map(|()| Answer::Done));
             } else {
                 batch.push(job);
             }
@@ -94,38 +95,33 @@ impl Worker {
 
     fn batch(&mut self, db: Database, mut batch: Vec<Job>) {
         if self.lane == Lane::Write && self.room.is_gone() {
-            for job in batch.extract_if(.., |job| !job.operation.only_deletes()) {
-                let outcome = Err(KvError::NoRoom);
-                self.tally.performed(&job.operation, &outcome);
-                self.mail.answer(job.reply, outcome);
+            let leaves_more = |job: &mut Job| !matches!(job.operation, Operation::Delete(_));
+            for job in batch.extract_if(.., leaves_more) {
+                self.mail.answer(job, Err(KvError::NoRoom));
             }
         }
         if batch.is_empty() {
             return;
         }
-        let (queue, cache) = (Arc::clone(&self.queue), Arc::clone(&self.cache));
-        let (tally, mail) = (Arc::clone(&self.tally), Arc::clone(&self.mail));
+        let (queue, cache, mail) = (Arc::clone(&self.queue), Arc::clone(&self.cache), Arc::clone(&self.mail));
         let health = match (self.lane, self.file(db)) {
             (Lane::Read, Ok(Some(file))) => {
-                let (left, health) = read(file, batch, &tally, &mail);
+                let (left, health) = read(file, batch, &mail);
                 queue.put_back(db, left);
                 health
             }
-            (Lane::Write, Ok(Some(file))) => write(file, db, batch, &cache, (&tally, &mail)),
+            (Lane::Write, Ok(Some(file))) => write(file, db, batch, &cache, &mail),
             // Nobody has written to it yet.
             (_, Ok(None)) => {
                 for job in batch {
-                    let outcome = Ok(nothing(&job.operation));
-                    tally.performed(&job.operation, &outcome);
-                    mail.answer(job.reply, outcome);
+                    let held = nothing(&job.operation);
+                    mail.answer(job, Ok(held));
                 }
                 Ok(())
             }
             (_, Err(error)) => {
                 for job in batch {
-                    let outcome = Err(error.clone());
-                    tally.performed(&job.operation, &outcome);
-                    mail.answer(job.reply, outcome);
+                    mail.answer(job, Err(error.clone()));
                 }
                 broken(&error)
             }
@@ -213,43 +209,32 @@ impl Worker {
 }
 
 /// Answers what fits a turn and gives back the rest.
-fn read(file: &DatabaseFile, batch: Vec<Job>, tally: &Tally, mail: &Mail) -> (Vec<Job>, Result<(), KvError>) {
+fn read(file: &DatabaseFile, batch: Vec<Job>, mail: &Mail) -> (Vec<Job>, Result<(), KvError>) {
     let mut health = Ok(());
     let mut jobs = batch.into_iter();
     let mut bytes = 0;
     if let Err(error) = file.begin_read() {
         health = broken(&error);
-        jobs.by_ref().for_each(|job| {
-            let outcome = Err(error.clone());
-            tally.performed(&job.operation, &outcome);
-            mail.answer(job.reply, outcome);
-        });
+        jobs.by_ref().for_each(|job| mail.answer(job, Err(error.clone())));
     }
     while bytes < DATABASE_BYTES_PER_TURN_MAX
         && let Some(job) = jobs.next()
     {
         let outcome = file.perform(&job.bucket, &job.operation);
-        tally.performed(&job.operation, &outcome);
         match &outcome {
             Ok(Answer::Values(values)) => bytes += values.iter().flatten().map(Bytes::len).sum::<usize>(),
             Ok(Answer::Page(page)) => bytes += page.keys.iter().map(String::len).sum::<usize>(),
             Ok(_) => {}
             Err(error) => health = health.and(broken(error)),
         }
-        mail.answer(job.reply, outcome);
+        mail.answer(job, outcome);
     }
     file.end_read();
     (jobs.collect(), health)
 }
 
 /// Performs the jobs in one transaction. Where that can't be, each in its own: none undoes another.
-fn write(
-    file: &DatabaseFile,
-    db: Database,
-    batch: Vec<Job>,
-    cache: &Cache,
-    (tally, mail): (&Tally, &Mail),
-) -> Result<(), KvError> {
+fn write(file: &DatabaseFile, db: Database, batch: Vec<Job>, cache: &Cache, mail: &Mail) -> Result<(), KvError> {
     let writing = cache.writing(db, batch.iter().map(|job| (&job.bucket, &job.operation)));
     let outcomes: Vec<_> = file
         .write_together(batch.iter().map(|job| (&job.bucket, &job.operation)))
@@ -260,8 +245,7 @@ fn write(
     }
     drop(writing);
     for (job, outcome) in batch.into_iter().zip(outcomes) {
-        tally.performed(&job.operation, &outcome);
-        mail.answer(job.reply, outcome);
+        mail.answer(job, outcome);
     }
     health
 }

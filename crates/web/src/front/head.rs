@@ -143,10 +143,12 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 /// RFC 9113, 8.2.3: HTTP/2 may send each cookie in a field of its own, and who reads one field is to find them all.
 fn join_cookies(headers: &mut HeaderMap) {
-    let fields: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if fields.len() > 1
-        && let Ok(joined) = HeaderValue::from_bytes(&fields.join(&b"; "[..]))
-    {
+    let fields = headers.get_all(header::COOKIE);
+    if fields.iter().nth(1).is_none() {
+        return;
+    }
+    let fields: Vec<&[u8]> = fields.iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&fields.join(&b"; "[..])) {
         headers.insert(header::COOKIE, joined);
     }
 }

@@ -10,7 +10,7 @@ use http::{HeaderValue, Response, header};
 use persist::logs::{Filter, Followed, Follower};
 use persist::{Line, Stream};
 
-use super::{Answer, Call, Refusal};
+use super::{Answer, Call, Refusal, blocking};
 use crate::answer::Body;
 
 /// The most lines of the past that one answer holds.
@@ -44,15 +44,14 @@ pub(crate) async fn log_read(call: Call) -> Answer {
         Some(_) => return Err(Refusal::parameter("follow", "it is true or false")),
     };
     let (logs, tenant, count) = (call.cloud.store.logs.clone(), call.tenant(), tail.min(TAIL_MAX));
-    let read = tokio::task::spawn_blocking(move || {
+    let read = blocking(move || {
         if follow {
             logs.follow(tenant, app.id, count, filter).map(|(lines, follower)| (lines, Some(follower)))
         } else {
             logs.tail(tenant, app.id, count, &filter).map(|lines| (lines, None))
         }
     });
-    let (lines, follower) =
-        read.await.map_err(|error| Refusal::failed(error.into()))?.map_err(|error| Refusal::failed(error.into()))?;
+    let (lines, follower) = read.await?.map_err(|error| Refusal::failed(error.into()))?;
     let mut answer = Response::new(Body::Lines(Box::pin(said(lines.into(), follower))));
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));

@@ -21,7 +21,7 @@ use state::manifest::Fault;
 use state::{Command, Manifest};
 
 use super::apps::{deployed, live};
-use super::{Answer, Call, Refusal, detached, done, json, read_json};
+use super::{Answer, Call, Refusal, blocking, detached, done, json, read_json};
 use crate::assets;
 use crate::cloud::Cloud;
 
@@ -83,8 +83,9 @@ fn check(push: &Push) -> Result<(), Refusal> {
     let manifest_bytes = serde_json::to_vec(&push.manifest).map_err(|error| Refusal::failed(error.into()))?.len();
     if manifest_bytes > MANIFEST_BYTES_MAX {
         // The record holds it for as long as the release is remembered, in memory and on every box.
-        let said = format!("the manifest has {manifest_bytes} bytes as JSON, more than {MANIFEST_BYTES_MAX}");
-        return Err(Refusal::bad("too_large", said).help("keep data in a KV bucket or a file, not in [env]"));
+        return Err(weigh::too_heavy(format!(
+            "the manifest has {manifest_bytes} bytes as JSON, more than {MANIFEST_BYTES_MAX}"
+        )));
     }
     let faults = push.manifest.faults();
     if !faults.is_empty() {
@@ -327,10 +328,6 @@ fn unstored(error: &PutError) -> Refusal {
 }
 
 /// Runs what waits for the disk away from the core.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Refusal::failed(error.into()))
-}
-
 #[cfg(test)]
 mod fuzz;
 

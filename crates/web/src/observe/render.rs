@@ -216,8 +216,7 @@ fn process(out: &mut Out, cloud: &Cloud) {
     out.family("firm_build_info", "gauge", "The build that runs.");
     out.sample("firm_build_info", &format!("version=\"{version}\""), 1);
     out.one("firm_draining", "gauge", "Is the box going down?", u8::from(cloud.is_draining()));
-    if let Ok(disk) = rustix::fs::statvfs(&cloud.settings.dir) {
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if let Ok(free) = persist::free_bytes(&cloud.settings.dir) {
         out.one("firm_disk_free_bytes", "gauge", "Free in the data directory's file system.", free);
     }
     let started = Seconds(cloud.since.0.saturating_mul(1_000));

@@ -15,8 +15,11 @@ pub(super) fn manifest(body: &[u8]) -> Result<(), Refusal> {
     if left.is_some() {
         return Ok(());
     }
-    let said = format!("the manifest has more than {MANIFEST_BYTES_MAX} bytes as JSON");
-    Err(Refusal::bad("too_large", said).help("keep data in a KV bucket or a file, not in [env]"))
+    Err(too_heavy(format!("the manifest has more than {MANIFEST_BYTES_MAX} bytes as JSON")))
+}
+
+pub(super) fn too_heavy(said: String) -> Refusal {
+    Refusal::bad("too_large", said).help("keep data in a KV bucket or a file, not in [env]")
 }
 
 /// The body, of which the manifest alone is weighed.
