@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock or draws a random number. A type of this crate proves what was
 //! checked when it was made: a [`Name`] is a DNS label, a [`Digest`] is 32 bytes, a [`Rate`] is never zero.
 
+mod boxes;
 mod digest;
 mod error;
 mod id;
@@ -12,6 +13,7 @@ mod text;
 mod time;
 mod units;
 
+pub use boxes::{BoxId, BoxIdError, Role, Roles, RolesError};
 pub use digest::{Digest, DigestError};
 pub use error::chain;
 pub use id::{AppId, DatabaseId, ReleaseNo, ReleaseNoError, TenantId, TokenId, TokenIdError};

@@ -1,0 +1,9 @@
+//! Boxes on a network: who a box is, how boxes find each other (G'day), how a blank one and its owner come to trust each
+//! other (introductions and orders), and the mutual-TLS links that the boxes of one cloud speak over.
+//!
+//! *Invariant*: nothing that a network said is believed before the one who said it is verified. What G'day hears is a
+//! hint of where to knock, and no more.
+
+pub mod identity;
+
+pub use identity::{Identity, IdentityError};
