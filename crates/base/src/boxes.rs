@@ -48,7 +48,7 @@ impl BoxId {
 
 impl fmt::Display for BoxId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&BASE32_NOPAD.encode(&self.0).to_ascii_lowercase())
+        f.write_str(&base32(&self.0))
     }
 }
 
@@ -62,14 +62,52 @@ impl FromStr for BoxId {
     type Err = BoxIdError;
 
     fn from_str(text: &str) -> Result<Self, BoxIdError> {
-        let lower = |text: &str| text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7'));
-        Some(text)
-            .filter(|text| lower(text))
-            .and_then(|text| BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).ok())
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(Self)
-            .ok_or_else(|| BoxIdError(text.chars().take(60).collect()))
+        from_base32(text).map(Self).ok_or_else(|| BoxIdError(text.chars().take(60).collect()))
     }
+}
+
+/// A cloud, told by 16 random bytes that were drawn when it was founded. Two clouds may have one name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CloudId(pub [u8; CloudId::BYTES]);
+
+/// Text that is not a cloud id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a cloud id: 26 of the letters a–z and digits 2–7 are wanted")]
+pub struct CloudIdError(String);
+
+impl CloudId {
+    pub const BYTES: usize = 16;
+}
+
+impl fmt::Display for CloudId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&base32(&self.0))
+    }
+}
+
+impl fmt::Debug for CloudId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CloudId({self})")
+    }
+}
+
+impl FromStr for CloudId {
+    type Err = CloudIdError;
+
+    fn from_str(text: &str) -> Result<Self, CloudIdError> {
+        from_base32(text).map(Self).ok_or_else(|| CloudIdError(text.chars().take(60).collect()))
+    }
+}
+
+fn base32(bytes: &[u8]) -> String {
+    BASE32_NOPAD.encode(bytes).to_ascii_lowercase()
+}
+
+/// The bytes, when `text` is what [`base32`] writes for them, to the letter.
+fn from_base32<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let known = text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7'));
+    let bytes = known.then(|| BASE32_NOPAD.decode(text.to_ascii_uppercase().as_bytes()).ok())??;
+    bytes.try_into().ok()
 }
 
 /// What a box does for its cloud.
@@ -160,6 +198,7 @@ impl FromStr for Roles {
 
 as_text! {
     BoxId, "^[a-z2-7]{52}$", "A box's Ed25519 public key in base32";
+    CloudId, "^[a-z2-7]{26}$", "A cloud's id in base32";
     Roles, "^(solo|(persistence|web|auth)(,(persistence|web|auth)){0,2})$", "What a box does: persistence, web, auth, several with commas, or solo";
 }
 

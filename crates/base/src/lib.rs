@@ -13,7 +13,7 @@ mod text;
 mod time;
 mod units;
 
-pub use boxes::{BoxId, BoxIdError, Role, Roles, RolesError};
+pub use boxes::{BoxId, BoxIdError, CloudId, CloudIdError, Role, Roles, RolesError};
 pub use digest::{Digest, DigestError};
 pub use error::chain;
 pub use id::{AppId, DatabaseId, ReleaseNo, ReleaseNoError, TenantId, TokenId, TokenIdError};

@@ -506,6 +506,16 @@ pub const MISSING_DIGESTS_MAX: usize = 10_000;
 pub const SHARE_TIME_DEFAULT: Duration = Duration::from_hours(24);
 pub const SHARE_TIME_MAX: Duration = Duration::from_hours(24 * 30);
 
+// ---- firming ----
+
+/// What a box gives an order to become something, before it goes back to blank: long enough for an operator to mend a
+/// cable, short enough that a box which was forgotten can be told something else the same day.
+pub const FIRMING_TIME_MAX: Duration = Duration::from_mins(15);
+/// From a failed step to the next try, doubled each time: a door that is just starting is there in a moment, and one that
+/// is down for long is knocked at four times a minute.
+pub const RETRY_WAIT_MIN: Duration = Duration::from_millis(200);
+pub const RETRY_WAIT_MAX: Duration = Duration::from_secs(15);
+
 // ---- the command line ----
 
 /// From the first SYN to a finished TLS handshake with the API.

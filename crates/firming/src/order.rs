@@ -1,0 +1,187 @@
+//! What a box may be told, and what it keeps of it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use base::{BoxId, CloudId, Name, Roles, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// 16 random bytes in hexadecimal, drawn by the one who gave the order. An order that comes twice is one order.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OrderId(pub String);
+
+/// What an operator tells one box. Whoever hands it on has checked who signed it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Order {
+    pub id: OrderId,
+    /// The box that it is for. All others refuse it.
+    pub to: BoxId,
+    pub what: What,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// Be wiped, then be this.
+    Firm(Box<Assignment>),
+    /// Be wiped, then be blank.
+    Reset,
+}
+
+/// What a box was told to be, and by which order.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Task {
+    pub order: OrderId,
+    pub assignment: Box<Assignment>,
+}
+
+/// What a box is to be.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Assignment {
+    pub cloud: CloudId,
+    /// What people call the cloud.
+    pub name: Name,
+    pub roles: Roles,
+    pub way: Way,
+    /// Where the box stands, for those who spread things: `rack = "7"`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Whose orders the box takes from now on.
+    pub operators: Vec<BoxId>,
+}
+
+/// How the box comes into the cloud.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Way {
+    /// It is the cloud's first: it makes its authority and its record.
+    Found,
+    /// It asks at these doors, in turn. The box behind a door proves that it has this key before it is believed.
+    Join { doors: Vec<Door> },
+}
+
+/// A persistence box, and where to knock.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Door {
+    pub id: BoxId,
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// What a box is once it is firm.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Membership {
+    pub cloud: CloudId,
+    pub name: Name,
+    pub roles: Roles,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    pub operators: Vec<BoxId>,
+    /// The order that it followed.
+    pub order: OrderId,
+    pub since: Timestamp,
+}
+
+/// All that a box keeps of its state between two starts.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Nobody's, or nobody's any more. Holds no data.
+    #[default]
+    Blank,
+    /// It took an order and isn't there yet. Its data belongs to nobody and is wiped before anything else.
+    Firming {
+        task: Task,
+        since: Timestamp,
+    },
+    Firm(Membership),
+    /// On its way out: whatever happens, its data goes.
+    Resetting {
+        then: Then,
+        /// Its key goes too: an evicted box comes back as another one.
+        new_key: bool,
+        /// What it leaves, so that it can say goodbye once more.
+        left: Option<Membership>,
+    },
+}
+
+/// What comes after the wiping.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Then {
+    Blank,
+    Firm(Task),
+}
+
+/// Why an order was not taken. The box is as it was.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NotTaken {
+    #[error("the order is for {wanted}, and this box is {found}")]
+    OtherBox { wanted: BoxId, found: BoxId },
+    #[error("this box's seal names another operator: it takes orders from that key's holder only")]
+    OtherSeal,
+    #[error("this box belongs to cloud {0}, and the key that signed the order is none of its operators'")]
+    OtherCloud(Name),
+    #[error("this box is firming for another operator: try again when it is done, or reset it at its console")]
+    OtherOperator,
+    #[error("this box is {0} of cloud {1}: reset it first, or change its roles through its cloud")]
+    FirmAlready(Roles, Name),
+    #[error("an order to join names no door to knock at")]
+    NoDoor,
+    #[error("the order would leave the box without an operator")]
+    NoOperator,
+}
+
+impl Standing {
+    /// One word for lists.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Blank => "blank",
+            Self::Firming { .. } => "firming",
+            Self::Firm(_) => "firm",
+            Self::Resetting { .. } => "resetting",
+        }
+    }
+
+    #[must_use]
+    pub fn membership(&self) -> Option<&Membership> {
+        match self {
+            Self::Firm(membership) => Some(membership),
+            _ => None,
+        }
+    }
+
+    /// May the holder of `signer` give this box orders? `seal` is the one key that a sealed image trusts.
+    ///
+    /// An unsealed blank box takes its first order from anybody who introduced themselves to it: its console tells
+    /// whoever stands there the proof words of each. From then on it obeys its operators alone.
+    pub fn obeys(&self, seal: Option<BoxId>, signer: BoxId) -> Result<(), NotTaken> {
+        let among = |operators: &[BoxId]| operators.contains(&signer) || seal == Some(signer);
+        match self {
+            Self::Firm(membership) | Self::Resetting { left: Some(membership), .. } => {
+                if among(&membership.operators) {
+                    Ok(())
+                } else {
+                    Err(NotTaken::OtherCloud(membership.name.clone()))
+                }
+            }
+            Self::Firming { task, .. } | Self::Resetting { then: Then::Firm(task), .. } => {
+                if among(&task.assignment.operators) { Ok(()) } else { Err(NotTaken::OtherOperator) }
+            }
+            Self::Blank | Self::Resetting { .. } => match seal {
+                Some(operator) if operator != signer => Err(NotTaken::OtherSeal),
+                _ => Ok(()),
+            },
+        }
+    }
+}
+
+impl Task {
+    /// What the box is, once this is done.
+    #[must_use]
+    pub fn membership(&self, since: Timestamp) -> Membership {
+        let Assignment { cloud, name, roles, labels, operators, way: _ } = self.assignment.as_ref().clone();
+        Membership { cloud, name, roles, labels, operators, order: self.order.clone(), since }
+    }
+}
