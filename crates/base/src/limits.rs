@@ -516,6 +516,43 @@ pub const FIRMING_TIME_MAX: Duration = Duration::from_mins(15);
 pub const RETRY_WAIT_MIN: Duration = Duration::from_millis(200);
 pub const RETRY_WAIT_MAX: Duration = Duration::from_secs(15);
 
+// ---- G'day ----
+
+/// Sightings that a box keeps: four times the boxes that a cloud is made for, some 1 KiB each.
+pub const SIGHTINGS_MAX: usize = 4096;
+/// Addresses of one of them: a few cards, each with a few addresses.
+pub const SIGHTING_ADDRESSES_MAX: usize = 16;
+/// Names that the multicast DNS library may hold before it is made to forget: five for each sighting.
+pub const GDAY_CACHE_MAX: i64 = 5 * 4096;
+/// Seconds between two looks at the box's own interfaces: a cable that comes back is spoken over within as many.
+pub const GDAY_INTERFACE_CHECK: u32 = 1;
+
+// ---- knocking at a box ----
+
+/// Where a box listens for those who aren't of its cloud.
+pub const KNOCK_PORT: u16 = 7741;
+/// Bytes of a message. The longest is what a box gets that joins: its certificate, the roots, the keys of its roles.
+pub const KNOCK_FRAME_BYTES_MAX: usize = 256 * KIB;
+/// Visitors at once, each with a TLS connection of some 40 KiB and a frame: 64 × 300 KiB are 19 MiB.
+pub const KNOCKS_AT_ONCE: u32 = 64;
+/// Of them from one address (a /64 of IPv6). An operator's program has one visit to a box at a time, and a box that joins
+/// one more.
+pub const KNOCKS_PER_ADDRESS_AT_ONCE: u32 = 8;
+/// Visits of one address: 32 at once, then four a second. A person who lists boxes knocks once each time.
+pub const KNOCKS_PER_ADDRESS_EVERY: Duration = Duration::from_millis(250);
+pub const KNOCKS_PER_ADDRESS_BURST: u32 = 32;
+/// Addresses that are remembered for it, 64 bytes each. A flood of more is let in no more until they are forgotten.
+pub const KNOCK_ADDRESSES_MAX: usize = 4096;
+/// From the first SYN to the end of the handshake.
+pub const KNOCK_CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+/// From one message to the next. A box that joins waits for a command of the record, a few seconds at the worst.
+pub const KNOCK_ANSWER_TIME_MAX: Duration = Duration::from_secs(20);
+/// A whole visit.
+pub const VISIT_TIME_MAX: Duration = Duration::from_mins(5);
+/// Introductions that a box remembers, and for how long: long enough to walk to the next room and back, over lunch.
+pub const INTRODUCTIONS_KEPT_MAX: usize = 64;
+pub const INTRODUCTION_TIME_MAX: Duration = Duration::from_hours(2);
+
 // ---- the command line ----
 
 /// From the first SYN to a finished TLS handshake with the API.

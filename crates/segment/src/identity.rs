@@ -54,9 +54,7 @@ impl Identity {
                     return Err(IdentityError::Exposed { path: path.to_owned(), mode });
                 }
                 let der = fs::read(path).map_err(file)?;
-                Ed25519KeyPair::from_pkcs8(&der)
-                    .map(Self::of)
-                    .map_err(|_| IdentityError::Damaged { path: path.to_owned() })
+                Self::from_pkcs8(&der).ok_or_else(|| IdentityError::Damaged { path: path.to_owned() })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let fresh = Self::generate()?;
@@ -65,6 +63,15 @@ impl Identity {
             }
             Err(error) => Err(file(error)),
         }
+    }
+
+    /// From PKCS#8 (RFC 5958).
+    pub(crate) fn from_pkcs8(der: &[u8]) -> Option<Self> {
+        Ed25519KeyPair::from_pkcs8(der).ok().map(Self::of)
+    }
+
+    pub(crate) fn to_pkcs8(&self) -> Result<Vec<u8>, IdentityError> {
+        Ok(self.pkcs8()?.as_ref().to_vec())
     }
 
     fn of(pair: Ed25519KeyPair) -> Self {
@@ -85,7 +92,7 @@ impl Identity {
 
     /// The key as TLS wants it.
     pub fn tls_key(&self) -> Result<PrivatePkcs8KeyDer<'static>, IdentityError> {
-        Ok(PrivatePkcs8KeyDer::from(self.pkcs8()?.as_ref().to_vec()))
+        Ok(PrivatePkcs8KeyDer::from(self.to_pkcs8()?))
     }
 
     fn pkcs8(&self) -> Result<Pkcs8V1Der<'static>, IdentityError> {
