@@ -322,8 +322,10 @@ fn commands_in_the_docs_exist() {
         let (spans, lines) = code(&read(&doc));
         let spans = spans.into_iter().filter(|(_, span)| span.starts_with("firm "));
         for (line, text) in spans.chain(lines) {
-            let calls =
-                text.match_indices("firm ").filter(|(at, _)| !text[..*at].ends_with(|ch: char| !" $(\"".contains(ch)));
+            // The second word of `firm firm` is its command.
+            let begins =
+                |at: usize| !text[..at].ends_with(|ch: char| !" $(\"".contains(ch)) && !text[..at].ends_with("firm ");
+            let calls = text.match_indices("firm ").filter(|(at, _)| begins(*at));
             for (at, _) in calls {
                 // A comment after a command is prose.
                 if !text[..at].contains('#')

@@ -511,6 +511,18 @@ pub const SHARE_TIME_MAX: Duration = Duration::from_hours(24 * 30);
 /// What a box gives an order to become something, before it goes back to blank: long enough for an operator to mend a
 /// cable, short enough that a box which was forgotten can be told something else the same day.
 pub const FIRMING_TIME_MAX: Duration = Duration::from_mins(15);
+/// Labels of a box: where it stands, in some detail.
+pub const BOX_LABELS_MAX: usize = 16;
+/// How long `firm firm` and `firm reset` wait for the box: a large disk is wiped, a node drains.
+pub const FIRM_WAIT_DEFAULT: Duration = Duration::from_mins(1);
+/// Boxes that `firm boxes` knocks at at once.
+pub const BOXES_KNOCKED_AT_ONCE: usize = 32;
+/// Introductions that an operator's program keeps, 200 bytes each.
+pub const INTRODUCTIONS_REMEMBERED_MAX: usize = 4096;
+/// What an order gets to be on the box's disk: less than what the one who brings it waits (`KNOCK_ANSWER_TIME_MAX`).
+pub const BOX_ORDER_TIME_MAX: Duration = Duration::from_secs(15);
+/// Orders that wait for a box to look at them: each is looked at in the time of one small write.
+pub const BOX_ORDERS_WAITING_MAX: usize = 16;
 /// From a failed step to the next try, doubled each time: a door that is just starting is there in a moment, and one that
 /// is down for long is knocked at four times a minute.
 pub const RETRY_WAIT_MIN: Duration = Duration::from_millis(200);

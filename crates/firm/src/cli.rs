@@ -5,6 +5,7 @@
 
 mod about;
 mod apps;
+mod boxes;
 mod completions;
 mod context;
 pub mod contexts;
@@ -14,9 +15,11 @@ mod domain;
 mod env;
 pub mod exit;
 pub mod failure;
+mod firming;
 mod logs;
 mod new;
 mod open;
+mod operator;
 pub mod out;
 mod progress;
 mod promote;
@@ -26,6 +29,7 @@ mod releases;
 mod rollback;
 mod schema;
 mod secret;
+mod segment;
 pub mod session;
 mod stages;
 mod status;
@@ -39,6 +43,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::boxed::{self, BoxArgs};
 use crate::up::{self, UpArgs};
 use exit::Exit;
 use failure::{Failure, Outcome};
@@ -62,6 +67,16 @@ struct Cli {
 enum Command {
     /// Run a whole cloud on this machine
     Up(UpArgs),
+    /// Run one box, which waits to be told what it is
+    Box(BoxArgs),
+    /// List the boxes of this segment
+    Boxes(boxes::Args),
+    /// Wipe a box and turn it into its roles
+    Firm(firming::FirmArgs),
+    /// Wipe a box and leave it blank
+    Reset(firming::ResetArgs),
+    /// Show the key by which boxes know you, or make a seal for them
+    Operator(operator::Args),
     /// Start a project
     New(new::Args),
     /// Build a project, upload what the cloud lacks of it, and run it on a stage
@@ -128,6 +143,7 @@ pub fn main() -> ExitCode {
             let cx = Cx { out: Out::new(cli.global.json), global: cli.global };
             let outcome = match &command {
                 Command::Up(args) => up::run(args, cx.out.clone()),
+                Command::Box(args) => boxed::run(args, &cx.out),
                 _ => run(&cx, command),
             };
             let exit = match outcome {
@@ -188,6 +204,10 @@ fn run(cx: &Cx, command: Command) -> Outcome {
 
 async fn dispatch(cx: &Cx, command: Command) -> Outcome {
     match command {
+        Command::Boxes(args) => boxes::run(cx, args).await,
+        Command::Firm(args) => firming::firm(cx, args).await,
+        Command::Reset(args) => firming::reset(cx, args).await,
+        Command::Operator(args) => operator::run(cx, args),
         Command::New(args) => new::run(cx, &args),
         Command::Push(args) => Box::pin(push::run(cx, args)).await,
         Command::Releases(args) => releases::run(cx, &args).await,
@@ -206,7 +226,9 @@ async fn dispatch(cx: &Cx, command: Command) -> Outcome {
         Command::Context(args) => context::run(cx, args).await,
         Command::Schema(_) => schema::run(cx),
         Command::Completions(args) => completions::run(cx, &args),
-        Command::Up(_) | Command::Compile => unreachable!("`main` runs these without a runtime around them"),
+        Command::Up(_) | Command::Box(_) | Command::Compile => {
+            unreachable!("`main` runs these without a runtime around them")
+        }
     }
 }
 
@@ -240,6 +262,12 @@ mod tests {
             "firm tenant limit acme --rate 500/s --burst 1000",
             "firm tenant limit acme --none",
             "firm --context local --tenant acme tenant add other",
+            "firm box --dir /srv/box --seal seal.json --port 8443",
+            "firm boxes --at 10.0.0.7 --at [fd00::7]:99 --listen 0s --json",
+            "firm firm solo amber-otter --words river,candy,fable,orbit --label rack=7",
+            "firm firm persistence,web amber-otter",
+            "firm reset amber-otter --yes",
+            "firm operator seal --out seal.json --valid 30d",
             "firm context add ci --address x:8443 --authority ca.pem --tenant acme",
         ] {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();

@@ -3,7 +3,6 @@
 //! Opens the data directory, founds what is missing in it (key, authority, first tenant, operator's token), serves,
 //! and registers a context, so that the next `firm push` just works. SIGTERM and Ctrl-C drain; a second one stops.
 
-use std::io::IsTerminal as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,20 +10,16 @@ use std::sync::Arc;
 use auth::Minted;
 use base::limits::{
     CONNECTIONS_PER_CLIENT_DEFAULT, DRAIN_TIME_DEFAULT, GUEST_MEMORY_BYTES_MIN, INSTANCES_MEMORY_PERCENT,
-    NODE_MEMORY_BYTES, PROCESS_MEMORY_PERCENT_MAX,
 };
 use base::{Bytes, Digest, Name, Span, TokenId};
 use serde::Serialize;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
 use web::{Cloud, ListenError, Node, Otlp, Settings};
 
 use crate::cli::contexts;
 use crate::cli::exit::Exit;
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::out::Out;
+use crate::process::{self, Stop};
 
 /// Options of `firm up`
 #[derive(Debug, clap::Args)]
@@ -77,7 +72,7 @@ pub struct UpArgs {
 }
 
 /// Not 0, by which the system would choose one that nobody knows.
-fn port(text: &str) -> Result<u16, String> {
+pub(crate) fn port(text: &str) -> Result<u16, String> {
     let port = text.parse().ok().filter(|port| *port != 0);
     port.ok_or_else(|| "a port is a whole number from 1 to 65535, as in 8443".to_owned())
 }
@@ -97,15 +92,9 @@ struct Told<'a> {
 
 /// Runs until told to stop.
 pub fn run(args: &UpArgs, out: Out) -> Outcome {
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    // HTTP/2's library warns of each visitor who misbehaves: as many lines as they like.
-    let said = Targets::new().with_default(LevelFilter::INFO).with_target("h2", LevelFilter::ERROR);
-    tracing_subscriber::registry().with(lines).with(said).init();
+    process::log_to_standard_error();
     let settings = settings(args)?;
-    raise_descriptor_limit();
+    process::raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -114,16 +103,6 @@ pub fn run(args: &UpArgs, out: Out) -> Outcome {
     // What still follows or sweeps has nothing to finish: it finds its work again at the next start.
     runtime.shutdown_background();
     outcome
-}
-
-/// Connections, databases and logs each hold a descriptor, and many systems begin with 1,024 a process. Where it
-/// can't be raised, the node serves within it: connections wait in the kernel's queue.
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
-        tracing::warn!("no more than {:?} descriptors can be had: {error}", limit.current);
-    }
 }
 
 async fn serve(args: &UpArgs, settings: Settings, out: Out) -> Outcome {
@@ -157,22 +136,15 @@ async fn serve(args: &UpArgs, settings: Settings, out: Out) -> Outcome {
 }
 
 fn settings(args: &UpArgs) -> Outcome<Settings> {
-    let domain = args.domain.trim_end_matches('.').to_lowercase();
-    let is_domain = domain == "localhost" || domain.parse::<base::Domain>().is_ok();
-    if !is_domain {
-        return Err(Failure::usage(format!("`{domain}` is not a domain"))
-            .help("write a name such as cloud.example, or leave it out"));
-    }
+    let domain = cloud_domain(&args.domain)?;
     let otlp = args.otlp.as_deref().map(|address| Otlp::new(address, args.otlp_sample)).transpose();
     let otlp = otlp.map_err(|error| Failure::of(Exit::Usage, &error))?;
-    let program = std::env::current_exe().map_err(|error| {
-        Failure::of(Exit::Refused, &error).help("the compile process is this program again: it must be readable")
-    })?;
+    let compiler = process::compiler()?;
     if args.port == args.http_port {
         return Err(Failure::usage(format!("--port and --http-port are both {}", args.port))
             .help("TLS and plain HTTP each need a port of their own"));
     }
-    let memory = machine_memory();
+    let memory = process::machine_memory();
     let guest_memory = args.guest_memory.map_or(memory / 100 * INSTANCES_MEMORY_PERCENT, |bytes| bytes.0);
     if guest_memory < GUEST_MEMORY_BYTES_MIN {
         return Err(Failure::usage(format!("--guest-memory is {guest_memory} bytes, which no app can run in"))
@@ -188,26 +160,22 @@ fn settings(args: &UpArgs) -> Outcome<Settings> {
             0 => u32::MAX,
             most => most,
         },
-        compiler: sandbox::Compiler { program, args: vec!["compile".into()] },
+        compiler,
         private_hosts: args.allow_private.clone(),
         guest_memory,
-        process_memory: process_memory(guest_memory, memory),
+        process_memory: process::process_memory(guest_memory, memory),
         otlp,
     })
 }
 
-/// Guests' memory, and half as much again and room for what the host keeps for them and for the node itself; but not so
-/// much that the machine has none left.
-fn process_memory(guests: u64, machine: u64) -> u64 {
-    (guests + guests / 2).saturating_add(NODE_MEMORY_BYTES).min(machine / 100 * PROCESS_MEMORY_PERCENT_MAX)
-}
-
-/// What this process may have: the machine's memory, or less where a control group says so.
-fn machine_memory() -> u64 {
-    let machine = rustix::system::sysinfo();
-    let machine = u64::from(machine.mem_unit).saturating_mul(machine.totalram);
-    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|max| max.trim().parse().ok());
-    machine.min(group.unwrap_or(u64::MAX))
+/// The domain that a cloud's own names lie in.
+pub(crate) fn cloud_domain(text: &str) -> Outcome<String> {
+    let domain = text.trim_end_matches('.').to_lowercase();
+    if domain == "localhost" || domain.parse::<base::Domain>().is_ok() {
+        return Ok(domain);
+    }
+    Err(Failure::usage(format!("`{domain}` is not a domain"))
+        .help("write a name such as cloud.example, or leave it out"))
 }
 
 /// The directory that was asked for, or the user's own for data (XDG Base Directory Specification).
@@ -302,7 +270,7 @@ fn say(args: &UpArgs, dir: &Path, tenant: &Name, founded: bool, out: &Out) -> Ou
     })
 }
 
-fn not_listening(error: &ListenError) -> Failure {
+pub(crate) fn not_listening(error: &ListenError) -> Failure {
     let failure = Failure::of(Exit::Refused, error);
     match error {
         ListenError::Taken(address) => {
@@ -314,25 +282,5 @@ fn not_listening(error: &ListenError) -> Failure {
         ListenError::Bind { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => failure
             .help("ports under 1024 need root or CAP_NET_BIND_SERVICE; choose others: firm up --port N --http-port M"),
         _ => failure,
-    }
-}
-
-/// SIGTERM and SIGINT.
-struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Stop {
-    fn new() -> Outcome<Self> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::of(Exit::Refused, &error));
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }

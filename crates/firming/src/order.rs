@@ -56,7 +56,12 @@ pub struct Assignment {
 #[serde(rename_all = "snake_case")]
 pub enum Way {
     /// It is the cloud's first: it makes its authority and its record.
-    Found,
+    Found {
+        /// Apps answer at APP.TENANT.DOMAIN, the API at api.DOMAIN.
+        domain: String,
+        /// The cloud's first tenant.
+        tenant: Name,
+    },
     /// It asks at these doors, in turn. The box behind a door proves that it has this key before it is believed.
     Join { doors: Vec<Door> },
 }

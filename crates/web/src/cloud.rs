@@ -74,7 +74,7 @@ pub enum CloudError {
     Sandbox(#[source] sandbox::StartError),
     #[error("the system gives no random bytes")]
     Random(#[source] getrandom::Error),
-    #[error("the first tenant or token can't be made")]
+    #[error("the first tenant or an operator's token can't be made")]
     Found(#[source] ProposeError),
 }
 
@@ -148,24 +148,49 @@ impl Cloud {
 
     /// Makes the first tenant and an operator's token when the record has none, and gives the token's secret.
     pub async fn found(&self, tenant: &Name, token: &auth::Minted) -> Result<bool, CloudError> {
-        let record = self.record();
-        if record.tenant_named(tenant.as_str()).is_none() && record.tenants().next().is_none() {
-            let command = self.tenant_create(tenant.clone()).map_err(CloudError::Random)?;
-            self.propose(Actor::Box, command).await.map_err(CloudError::Found)?;
-        }
-        if record.token(token.id).is_some_and(|held| held.hash == token.hash) {
+        self.found_tenant(tenant).await?;
+        if self.record().token(token.id).is_some_and(|held| held.hash == token.hash) {
             return Ok(false);
         }
+        self.grant_operator(token, "the box's operator").await?;
+        Ok(true)
+    }
+
+    /// Makes the first tenant when the record has none.
+    pub async fn found_tenant(&self, tenant: &Name) -> Result<(), CloudError> {
+        if self.record().tenants().next().is_some() {
+            return Ok(());
+        }
+        let command = self.tenant_create(tenant.clone()).map_err(CloudError::Random)?;
+        self.propose(Actor::Box, command).await.map_err(CloudError::Found)?;
+        Ok(())
+    }
+
+    /// A fresh operator's token under this label, in the place of those that had it before.
+    pub async fn operator_token(&self, label: &str) -> Result<auth::Minted, CloudError> {
+        let record = self.record();
+        let before: Vec<_> =
+            record.tokens().filter(|held| held.tenant.is_none() && held.label == label).map(|held| held.id).collect();
+        let token = mint_token().map_err(CloudError::Random)?;
+        self.grant_operator(&token, label).await?;
+        for id in before {
+            let command = Command::TokenRevoke { tenant: None, id };
+            self.propose(Actor::Box, command).await.map_err(CloudError::Found)?;
+        }
+        Ok(token)
+    }
+
+    async fn grant_operator(&self, token: &auth::Minted, label: &str) -> Result<(), CloudError> {
         let command = Command::TokenCreate {
             id: token.id,
             tenant: None,
             grant: Grant::Operate,
-            label: "the box's operator".to_owned(),
+            label: label.to_owned(),
             hash: token.hash,
             expires: None,
         };
         self.propose(Actor::Box, command).await.map_err(CloudError::Found)?;
-        Ok(true)
+        Ok(())
     }
 
     /// The command that makes a tenant, its key drawn and sealed.

@@ -38,6 +38,8 @@ use crate::turns::{SinceLook, Turns};
 /// Connections that the kernel holds for a core that is busy.
 const BACKLOG: i32 = 4_096;
 /// How often a draining node looks whether it is done.
+/// How often a node's cores are looked at.
+const NODE_LOOK: Duration = Duration::from_secs(1);
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 /// A request that was sent before its client could know of the drain arrives within this; it is refused with an
 /// answer, not with a closed connection.
@@ -102,6 +104,22 @@ impl Node {
         }
         let beside = [tokio::spawn(Arc::clone(&cloud).follow()), tokio::spawn(crate::sweep::sweep(Arc::clone(&cloud)))];
         Ok(Self { cloud, phase, cores, beside })
+    }
+
+    /// Waits until the node can't serve any more, and says why. It never does while all is well.
+    pub async fn failed(&mut self) -> String {
+        loop {
+            tokio::select! {
+                _ = &mut self.beside[0] => {
+                    return "the record's log has failed: see the node's log for the cause".to_owned();
+                }
+                () = tokio::time::sleep(NODE_LOOK) => {
+                    if self.cores.iter().any(JoinHandle::is_finished) {
+                        return "a core's thread has ended: see the node's log for the cause".to_owned();
+                    }
+                }
+            }
+        }
     }
 
     /// Refuses what is new, finishes what is under way, but waits no longer than `patience`. Gives what was cut.

@@ -58,6 +58,10 @@ struct Host {
     words: mpsc::UnboundedReceiver<(BoxId, ProofWords)>,
 }
 
+fn unknown(_: BoxId) -> Option<Remembered> {
+    None
+}
+
 fn identity() -> Identity {
     Identity::generate().expect("made")
 }
@@ -83,7 +87,7 @@ fn order(to: BoxId) -> Order {
 async fn both_see_the_same_words_and_an_order_is_taken() {
     let mut host = host(None).await;
     let operator = identity();
-    let mut visit = Visit::knock(host.address, &operator, Some(host.identity.id())).await.expect("let in");
+    let mut visit = Visit::knock(host.address, &operator, Some(host.identity.id()), unknown).await.expect("let in");
     let (who, words) = host.words.recv().await.expect("told");
     assert_eq!((who, words), (operator.id(), visit.introduction().words));
     assert_eq!(visit.about().await.expect("told").id, host.identity.id());
@@ -100,19 +104,19 @@ async fn words_are_the_same_again_for_the_same_two_and_others_for_all_else() {
     let mut host = host(None).await;
     let id = host.identity.id();
     let (operator, other) = (identity(), identity());
-    let first = Visit::knock(host.address, &operator, Some(id)).await.expect("let in");
+    let first = Visit::knock(host.address, &operator, Some(id), unknown).await.expect("let in");
     let (words, kept) = (first.introduction().words, first.remember());
-    let again = Visit::knock_again(host.address, &operator, id, kept).await.expect("let in");
+    let again = Visit::knock(host.address, &operator, Some(id), |_| Some(kept)).await.expect("let in");
     assert_eq!(again.introduction().words, words);
     host.words.recv().await.expect("told once");
     assert!(host.words.try_recv().is_err(), "and not again");
     // Somebody who stole what the operator keeps, but not its key, is another visitor.
-    let thief = Visit::knock_again(host.address, &other, id, kept).await.expect("let in");
+    let thief = Visit::knock(host.address, &other, Some(id), |_| Some(kept)).await.expect("let in");
     assert_ne!(thief.introduction().words, words);
-    let fresh = Visit::knock(host.address, &operator, Some(id)).await.expect("let in");
+    let fresh = Visit::knock(host.address, &operator, Some(id), unknown).await.expect("let in");
     assert_ne!(fresh.introduction().words, words);
     // The fresh introduction took the place of the first.
-    let late = Visit::knock_again(host.address, &operator, id, kept).await.expect("let in");
+    let late = Visit::knock(host.address, &operator, Some(id), |_| Some(kept)).await.expect("let in");
     assert_ne!(late.introduction().words, words);
 }
 
@@ -122,8 +126,8 @@ async fn who_stands_between_shows_other_words_on_either_side() {
     let mut rogue = self::host(None).await;
     let operator = identity();
     // The operator reaches the rogue, who reaches the box at the same time.
-    let seen = Visit::knock(rogue.address, &operator, None).await.expect("let in").introduction().words;
-    let passed_on = Visit::knock(host.address, &rogue.identity, None).await.expect("let in");
+    let seen = Visit::knock(rogue.address, &operator, None, unknown).await.expect("let in").introduction().words;
+    let passed_on = Visit::knock(host.address, &rogue.identity, None, unknown).await.expect("let in");
     let (_, shown) = host.words.recv().await.expect("told");
     assert_eq!(shown, passed_on.introduction().words);
     assert_ne!(seen, shown);
@@ -134,7 +138,7 @@ async fn who_stands_between_shows_other_words_on_either_side() {
 async fn a_box_that_answers_in_anothers_name_is_noticed_in_the_handshake() {
     let rogue = host(None).await;
     let wanted = identity().id();
-    let visit = Visit::knock(rogue.address, &identity(), Some(wanted)).await;
+    let visit = Visit::knock(rogue.address, &identity(), Some(wanted), unknown).await;
     assert!(matches!(visit, Err(VisitError::NotTheBox { .. })), "{visit:?}");
 }
 
@@ -144,9 +148,9 @@ async fn a_rogue_that_changes_its_nonce_gets_no_second_guess() {
     // on the true box's console. A new process of the same key has forgotten the first nonce, as the rogue pretends to.
     let first = host(None).await;
     let operator = identity();
-    let visit = Visit::knock(first.address, &operator, None).await.expect("let in");
+    let visit = Visit::knock(first.address, &operator, None, unknown).await.expect("let in");
     let mut second = host_as(first.identity.clone(), None).await;
-    let again = Visit::knock_again(second.address, &operator, first.identity.id(), visit.remember()).await;
+    let again = Visit::knock(second.address, &operator, Some(first.identity.id()), |_| Some(visit.remember())).await;
     let again = again.expect("introduced anew");
     assert_ne!(again.remember(), visit.remember());
     assert_ne!(again.remember().visitor, visit.remember().visitor, "a nonce that was seen is used again");
@@ -159,14 +163,14 @@ async fn a_rogue_that_changes_its_nonce_gets_no_second_guess() {
 async fn an_order_holds_in_its_own_introduction_alone() {
     let host = host(None).await;
     let operator = identity();
-    let mut visit = Visit::knock(host.address, &operator, None).await.expect("let in");
+    let mut visit = Visit::knock(host.address, &operator, None, unknown).await.expect("let in");
     let text = serde_json::to_string(&order(host.identity.id())).expect("JSON");
     let signature = |identity: &Identity, transcript: &Digest, text: &str| {
         let bytes = signed_bytes(text, transcript);
         data_encoding::BASE64.encode(&identity.sign(crate::identity::Context::Order, &bytes))
     };
     let transcript = visit.introduction().transcript;
-    let other = Visit::knock(host.address, &identity(), None).await.expect("let in").introduction().transcript;
+    let other = Visit::knock(host.address, &identity(), None, unknown).await.expect("let in").introduction().transcript;
     let refused = [
         ("overheard in another visit", text.clone(), signature(&operator, &other, &text)),
         ("signed by somebody else", text.clone(), signature(&identity(), &transcript, &text)),
@@ -187,9 +191,9 @@ async fn a_sealed_box_shows_its_seal_to_its_operator() {
     let operator = identity();
     let seal = Seal::make(&operator, LATER).expect("made");
     let host = host(Some(seal)).await;
-    let visit = Visit::knock(host.address, &operator, None).await.expect("let in");
+    let visit = Visit::knock(host.address, &operator, None, unknown).await.expect("let in");
     assert_eq!(visit.seal(NOW), Some(Ok(())));
-    let stranger = Visit::knock(host.address, &identity(), None).await.expect("let in");
+    let stranger = Visit::knock(host.address, &identity(), None, unknown).await.expect("let in");
     assert_eq!(stranger.seal(NOW), Some(Err(SealDoubt::OtherOperator)));
     // Who stands between can't pass the seal on: it is shown for the box's own introduction.
     let proof = stranger.seal.clone().expect("shown");
@@ -214,7 +218,7 @@ async fn a_flood_from_one_address_is_shut_out_and_garbage_harms_nothing() {
         let _ = line.read_to_end(&mut answer).await;
         assert!(answer.len() < 16, "{answer:?}");
     }
-    assert!(Visit::knock(host.address, &identity(), None).await.is_ok(), "others are let in again");
+    assert!(Visit::knock(host.address, &identity(), None, unknown).await.is_ok(), "others are let in again");
     let mut refused = false;
     for _ in 0..2 * KNOCKS_PER_ADDRESS_BURST {
         let mut line = TcpStream::connect(host.address).await.expect("connected");
@@ -241,5 +245,5 @@ async fn broken_frames_end_the_visit_and_no_more() {
         let _ = stream.read_to_end(&mut answer).await;
         assert!(answer.is_empty(), "{frame:?}");
     }
-    assert!(Visit::knock(host.address, &identity(), None).await.is_ok());
+    assert!(Visit::knock(host.address, &identity(), None, unknown).await.is_ok());
 }

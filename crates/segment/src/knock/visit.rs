@@ -132,27 +132,27 @@ pub struct Visit {
 }
 
 impl Visit {
-    /// Knocks and is introduced. `wanted` is the box that it must be, where one is known.
-    pub async fn knock(address: SocketAddr, identity: &Identity, wanted: Option<BoxId>) -> Result<Self, VisitError> {
-        let nonce = Nonce::draw().map_err(VisitError::Random)?;
-        let (stream, host) = connect(address, identity, wanted).await?;
-        Self::introduce(stream, address, identity, host, nonce, None).await?.ok_or(VisitError::Confused { address })
-    }
-
-    /// Knocks at a box that was introduced before. Where it remembers, the words are the same; otherwise it is
+    /// Knocks and is introduced. `wanted` is the box that it must be, where one is known; `known` gives what was kept of
+    /// an earlier introduction to a box. Where that box remembers too, the words are the same; otherwise it is
     /// introduced anew.
-    pub async fn knock_again(
+    pub async fn knock(
         address: SocketAddr,
         identity: &Identity,
-        wanted: BoxId,
-        remembered: Remembered,
+        wanted: Option<BoxId>,
+        known: impl Fn(BoxId) -> Option<Remembered>,
     ) -> Result<Self, VisitError> {
-        let (stream, host) = connect(address, identity, Some(wanted)).await?;
-        let again = Self::introduce(stream, address, identity, host, remembered.visitor, Some(remembered.host)).await?;
-        match again {
-            Some(visit) => Ok(visit),
-            None => Self::knock(address, identity, Some(wanted)).await,
+        let (stream, host) = connect(address, identity, wanted).await?;
+        let fresh = || Nonce::draw().map_err(VisitError::Random);
+        let Some(kept) = known(host) else {
+            let visit = Self::introduce(stream, address, identity, host, fresh()?, None).await?;
+            return visit.ok_or(VisitError::Confused { address });
+        };
+        if let Some(visit) = Self::introduce(stream, address, identity, host, kept.visitor, Some(kept.host)).await? {
+            return Ok(visit);
         }
+        let (stream, host) = connect(address, identity, Some(host)).await?;
+        let visit = Self::introduce(stream, address, identity, host, fresh()?, None).await?;
+        visit.ok_or(VisitError::Confused { address })
     }
 
     /// None when the box doesn't answer with the nonce that is expected; ours stays unopened then.

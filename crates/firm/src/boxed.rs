@@ -1,0 +1,358 @@
+//! `firm box`: one box, blank or firm, in the foreground.
+//!
+//! It says G'day, opens its door to those who knock, and does what [`firming`] says comes next. When it is firm it runs
+//! its cloud's node in this process. A reset ends in this program executing itself anew, so that nothing of the old node
+//! is left: no thread, no open file, no key in memory.
+
+mod console;
+mod disk;
+mod hardware;
+mod node;
+mod porter;
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use base::Timestamp;
+use base::limits::{BOX_ORDERS_WAITING_MAX, DRAIN_TIME_DEFAULT, KNOCK_PORT, RETRY_WAIT_MIN};
+use firming::{Firming, Happened, NotTaken, Order, Standing, Step, Way};
+use segment::{Door, Gday, Identity, Seal};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::cli::exit::Exit;
+use crate::cli::failure::{Failure, Outcome};
+use crate::cli::out::Out;
+use crate::process::{self, Stop};
+use crate::up::port;
+use console::Console;
+use disk::{Disk, Setup};
+use node::BoxNode;
+use porter::{BoxPorter, Shared};
+
+/// Options of `firm box`
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  firm box --dir /srv/box\n  firm box --dir /srv/box --seal seal.json   # obeys the operator who made the seal, and nobody else\n  firm box --dir /srv/box --port 8443 --http-port 8080\n\nThen, anywhere on its segment:\n  firm boxes\n  firm firm solo NAME"
+)]
+pub(crate) struct BoxArgs {
+    /// Where the box keeps everything
+    #[arg(long, env = "FIRM_BOX_DIR")]
+    dir: PathBuf,
+    /// What its operator baked in: made by `firm operator seal`
+    #[arg(long, value_name = "FILE")]
+    seal: Option<PathBuf>,
+    /// Port for those who knock
+    #[arg(long, default_value_t = KNOCK_PORT, value_parser = port)]
+    knock_port: u16,
+    /// Port for TLS, once the box is firm: apps and the API
+    #[arg(long, default_value_t = 443, value_parser = port)]
+    port: u16,
+    /// Port for plain HTTP, once the box is firm
+    #[arg(long, default_value_t = 80, value_parser = port)]
+    http_port: u16,
+    /// Address to listen on; :: for every one
+    #[arg(long, default_value_t = IpAddr::V6(Ipv6Addr::UNSPECIFIED))]
+    listen: IpAddr,
+    /// Say nothing to the segment: the box is found by its address alone (`firm boxes --at`)
+    #[arg(long)]
+    no_gday: bool,
+    /// Requests in flight get so long when the box is told to stop or to be something else
+    #[arg(long, default_value_t = base::Span(DRAIN_TIME_DEFAULT))]
+    drain: base::Span,
+}
+
+/// An order that came in, and whom to tell that it is on the disk.
+struct Brought {
+    order: Order,
+    taken: oneshot::Sender<Result<(), NotTaken>>,
+}
+
+/// How a life ended.
+enum End {
+    /// It was told to stop.
+    Stopped,
+    /// It is something else from now on.
+    Anew,
+}
+
+/// Runs until told to stop.
+pub(crate) fn run(args: &BoxArgs, out: &Out) -> Outcome {
+    process::log_to_standard_error();
+    process::raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::of(Exit::Refused, &error))?;
+    let end = runtime.block_on(Life::begin(args, out)?.live());
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match end? {
+        End::Stopped => Ok(()),
+        End::Anew => Err(anew()),
+    }
+}
+
+/// This program again, with the same words. Returns only when that fails.
+fn anew() -> Failure {
+    let program = std::env::current_exe();
+    let error = match program {
+        Ok(program) => std::process::Command::new(program).args(std::env::args_os().skip(1)).exec(),
+        Err(error) => error,
+    };
+    Failure::of(Exit::Refused, &error).help("the box begins anew by executing its own program: start it again")
+}
+
+/// From a start to the next.
+struct Life<'a> {
+    args: &'a BoxArgs,
+    console: Console,
+    disk: Arc<Disk>,
+    identity: Identity,
+    seal: Option<Seal>,
+    shared: Arc<Shared>,
+    machine: Firming,
+    /// Who waits for what was last decided to be on the disk.
+    waiting: Vec<oneshot::Sender<Result<(), NotTaken>>>,
+    node: Option<BoxNode>,
+    clock: Clock,
+}
+
+/// Wall time that never jumps: where it began, and what has passed since.
+struct Clock {
+    began: Timestamp,
+    since: Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { began: SystemTime::now().into(), since: Instant::now() }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.began.plus(self.since.elapsed())
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> Failure {
+    Failure::of(Exit::Refused, error)
+}
+
+impl<'a> Life<'a> {
+    fn begin(args: &'a BoxArgs, out: &Out) -> Outcome<Self> {
+        let disk = Disk::open(&args.dir).map_err(|error| failed(&error))?;
+        let identity = disk.identity().map_err(|error| failed(&error))?;
+        let standing = disk.standing().map_err(|error| failed(&error))?;
+        let seal = args.seal.as_deref().map(read_seal).transpose()?;
+        let clock = Clock::start();
+        let about = porter::about(identity.id(), hardware::look(), clock.now());
+        let shared = Arc::new(Shared::new(about, seal.as_ref().map(Seal::operator), standing.clone()));
+        Ok(Self {
+            args,
+            console: Console::new(out.clone(), identity.id()),
+            disk: Arc::new(disk),
+            machine: Firming::restart(identity.id(), standing),
+            identity,
+            seal,
+            shared,
+            waiting: Vec::new(),
+            node: None,
+            clock,
+        })
+    }
+
+    async fn live(mut self) -> Outcome<End> {
+        let mut stop = Stop::new()?;
+        let (bring, mut brought) = mpsc::channel(BOX_ORDERS_WAITING_MAX);
+        let porter = BoxPorter::new(Arc::clone(&self.shared), bring, self.console.clone());
+        let address = SocketAddr::new(self.args.listen, self.args.knock_port);
+        let door = Door::open(address, self.identity.clone(), self.seal.clone(), porter);
+        let door = door.await.map_err(|error| {
+            failed(&error).help("is another box running here? Choose another port with --knock-port")
+        })?;
+        let gday = if self.args.no_gday { None } else { Some(Gday::start().map_err(|error| failed(&error))?) };
+        let serving = tokio::spawn(door.serve());
+        self.console.begin(self.args.knock_port);
+        let mut heard = gday.as_ref().map(Gday::changes);
+        let end = loop {
+            self.tell(gday.as_ref());
+            let step = self.machine.next();
+            tokio::select! {
+                biased;
+                () = stop.asked() => break Ok(End::Stopped),
+                Some(brought) = brought.recv() => self.brought(brought),
+                () = change(heard.as_mut()) => {
+                    if let Some(gday) = &gday {
+                        self.console.heard(gday);
+                    }
+                }
+                done = take(&step, &self.disk, &mut self.node, &self.clock) => match done {
+                    Done::Happened(Happened::Died(why)) => {
+                        tracing::error!("the node is no more: {why}");
+                        self.machine.happened(Happened::Died(why), self.clock.now());
+                        self.tell(gday.as_ref());
+                        tokio::time::sleep(RETRY_WAIT_MIN).await;
+                        break Ok(End::Anew);
+                    }
+                    Done::Happened(what) => {
+                        let wrote = matches!(step, Step::Write(_));
+                        self.machine.happened(what, self.clock.now());
+                        if wrote {
+                            self.answer_for_what_is_written();
+                        }
+                        if matches!(step, Step::Stop) {
+                            break Ok(End::Anew);
+                        }
+                        // Another key is another box: it begins with it.
+                        if matches!(step, Step::Write(Standing::Blank)) && !self.keeps_its_key() {
+                            break Ok(End::Anew);
+                        }
+                    }
+                    Done::Run(membership) => match self.start(&membership).await {
+                        Ok(node) => {
+                            self.node = Some(node);
+                            self.machine.runs();
+                        }
+                        Err(failure) => {
+                            let why = failure.text("").unwrap_or_default().trim_start_matches(": ").to_owned();
+                            tracing::error!("the node doesn't start: {why}");
+                            self.machine.happened(Happened::Failed(why), self.clock.now());
+                        }
+                    },
+                    Done::Lost(failure) => break Err(failure),
+                },
+            }
+        };
+        // First goodbye, then silence: nobody knocks at a door that is closed.
+        drop(gday);
+        serving.abort();
+        if let Some(node) = self.node.take() {
+            self.shared.set_cloud(None);
+            node.stop(self.args.drain.0).await;
+        }
+        end
+    }
+
+    fn keeps_its_key(&self) -> bool {
+        self.disk.identity().is_ok_and(|identity| identity.id() == self.identity.id())
+    }
+
+    /// Tells the segment, the door and the console what the box is now.
+    fn tell(&self, gday: Option<&Gday>) {
+        self.shared.set_standing(self.machine.standing(), self.machine.why());
+        let about = self.shared.about();
+        self.console.standing(&about);
+        let Some(gday) = gday else { return };
+        let said = segment::Announcement {
+            id: about.id,
+            standing: about.standing,
+            cloud: about.cloud.zip(about.cloud_name),
+            roles: about.roles,
+            hardware: about.hardware,
+            port: self.args.knock_port,
+        };
+        if let Err(error) = gday.say(said) {
+            tracing::warn!(error = base::chain(&error), "the segment can't be told");
+        }
+    }
+
+    fn brought(&mut self, brought: Brought) {
+        let before = self.machine.next();
+        match self.machine.order(brought.order, self.clock.now()) {
+            // It came a second time, and was written the first.
+            Ok(()) if self.machine.next() == before && !matches!(before, Step::Write(_)) => {
+                let _ = brought.taken.send(Ok(()));
+            }
+            Ok(()) => self.waiting.push(brought.taken),
+            Err(refused) => {
+                let _ = brought.taken.send(Err(refused));
+            }
+        }
+    }
+
+    fn answer_for_what_is_written(&mut self) {
+        for taken in self.waiting.drain(..) {
+            // Whoever went away sees it on the next visit.
+            let _ = taken.send(Ok(()));
+        }
+    }
+
+    async fn start(&self, membership: &firming::Membership) -> Outcome<BoxNode> {
+        let setup = self.disk.setup().map_err(|error| failed(&error))?;
+        let ports = node::Ports { listen: self.args.listen, tls: self.args.port, plain: self.args.http_port };
+        let node = BoxNode::start(self.disk.node(), &setup, &ports).await?;
+        self.shared.set_cloud(Some(porter::Access { cloud: node.cloud(), tenant: setup.tenant, port: ports.tls }));
+        tracing::info!(cloud = %membership.name, roles = %membership.roles, "the node runs");
+        Ok(node)
+    }
+}
+
+/// Waits until something else is heard on the segment.
+async fn change(heard: Option<&mut tokio::sync::watch::Receiver<u64>>) {
+    if let Some(heard) = heard
+        && heard.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending::<()>().await;
+}
+
+enum Done {
+    Happened(Happened),
+    /// Start the node: it takes the whole box to do that.
+    Run(firming::Membership),
+    /// The box's own directory is gone: nothing can be promised any more.
+    Lost(Failure),
+}
+
+/// Takes a step. Whatever becomes of it can be begun again: the one who waits may be called away by an order.
+async fn take(step: &Step, disk: &Arc<Disk>, node: &mut Option<BoxNode>, clock: &Clock) -> Done {
+    match step {
+        Step::Write(standing) => match disk.write_standing(standing) {
+            Ok(()) => Done::Happened(Happened::Written),
+            Err(error) => Done::Lost(failed(&error)),
+        },
+        // One box is one cloud: there is nobody to say goodbye to.
+        Step::Leave(_) => Done::Happened(Happened::Left),
+        Step::Wipe { key } => {
+            let (disk, key) = (Arc::clone(disk), *key);
+            match tokio::task::spawn_blocking(move || disk.wipe(key)).await {
+                Ok(Ok(())) => Done::Happened(Happened::Wiped),
+                Ok(Err(error)) => Done::Happened(Happened::Failed(base::chain(&error))),
+                Err(error) => Done::Happened(Happened::Failed(error.to_string())),
+            }
+        }
+        Step::Enter(task) => match &task.assignment.way {
+            Way::Found { domain, tenant } => {
+                let setup = Setup { domain: domain.clone(), tenant: tenant.clone() };
+                Done::Happened(match disk.write_setup(&setup) {
+                    Ok(()) => Happened::Entered,
+                    Err(error) => Happened::Failed(base::chain(&error)),
+                })
+            }
+            Way::Join { .. } => Done::Happened(Happened::Refused(
+                "this build's clouds are of one box: it can't join another yet".to_owned(),
+            )),
+        },
+        Step::Run(membership) => Done::Run(membership.clone()),
+        Step::Stop => {
+            // The node is drained when the life ends, which follows at once.
+            Done::Happened(Happened::Stopped)
+        }
+        Step::Wait { until, .. } => {
+            tokio::time::sleep(until.since(clock.now())).await;
+            Done::Happened(Happened::Tick)
+        }
+        Step::Listen => match node {
+            Some(node) => Done::Happened(Happened::Died(node.died().await)),
+            None => std::future::pending().await,
+        },
+    }
+}
+
+fn read_seal(path: &std::path::Path) -> Outcome<Seal> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::new(Exit::Refused, format!("the seal {} can't be read: {error}", path.display())))?;
+    Seal::from_text(&text).map_err(|error| Failure::of(Exit::Refused, &error))
+}

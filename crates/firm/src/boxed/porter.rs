@@ -1,0 +1,164 @@
+//! What the box answers to those who knock.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use base::limits::BOX_ORDER_TIME_MAX;
+use base::{BoxId, Name, Timestamp};
+use firming::{Standing, Then};
+use segment::knock::{About, Call, Caller, Hardware, Porter, Refused, Reply, read_order};
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use web::Cloud;
+
+use super::Brought;
+use super::console::Console;
+
+/// What an operator who knocks at a firm box is given access to.
+#[derive(Clone)]
+pub(super) struct Access {
+    pub(super) cloud: Arc<Cloud>,
+    pub(super) tenant: Name,
+    pub(super) port: u16,
+}
+
+/// What the life of a box tells its door.
+pub(super) struct Shared {
+    told: Mutex<ToldOf>,
+    seal: Option<BoxId>,
+}
+
+struct ToldOf {
+    about: About,
+    standing: Standing,
+    access: Option<Access>,
+}
+
+pub(super) fn about(id: BoxId, hardware: Hardware, since: Timestamp) -> About {
+    About {
+        id,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        standing: Standing::Blank.word().to_owned(),
+        why: None,
+        cloud: None,
+        cloud_name: None,
+        roles: None,
+        hardware,
+        since,
+    }
+}
+
+impl Shared {
+    pub(super) fn new(about: About, seal: Option<BoxId>, standing: Standing) -> Self {
+        Self { told: Mutex::new(ToldOf { about, standing, access: None }), seal }
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, ToldOf> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn about(&self) -> About {
+        self.told().about.clone()
+    }
+
+    pub(super) fn set_standing(&self, standing: &Standing, why: Option<&str>) {
+        let mut told = self.told();
+        let (cloud, name, roles) = match standing {
+            Standing::Firm(it) | Standing::Resetting { left: Some(it), .. } => {
+                (Some(it.cloud), Some(it.name.clone()), Some(it.roles.clone()))
+            }
+            Standing::Firming { task, .. } | Standing::Resetting { then: Then::Firm(task), .. } => {
+                let it = &task.assignment;
+                (Some(it.cloud), Some(it.name.clone()), Some(it.roles.clone()))
+            }
+            Standing::Blank | Standing::Resetting { .. } => (None, None, None),
+        };
+        let about = &mut told.about;
+        (about.cloud, about.cloud_name, about.roles) = (cloud, name, roles);
+        standing.word().clone_into(&mut about.standing);
+        about.why = why.map(str::to_owned);
+        told.standing = standing.clone();
+    }
+
+    pub(super) fn set_cloud(&self, access: Option<Access>) {
+        self.told().access = access;
+    }
+}
+
+pub(super) struct BoxPorter {
+    shared: Arc<Shared>,
+    bring: mpsc::Sender<Brought>,
+    console: Console,
+}
+
+impl BoxPorter {
+    pub(super) fn new(shared: Arc<Shared>, bring: mpsc::Sender<Brought>, console: Console) -> Self {
+        Self { shared, bring, console }
+    }
+
+    async fn order(&self, caller: &Caller, signed: &segment::knock::SignedOrder) -> Result<Reply, Refused> {
+        let signer = caller.introduction.with;
+        let order = read_order(signed, &caller.introduction)?;
+        let obeys = self.shared.told().standing.obeys(self.shared.seal, signer);
+        if let Err(refused) = obeys {
+            tracing::warn!(from = %signer.long_name(), address = %caller.address, "an order was refused: {refused}");
+            return Err(Refused::no(refused.to_string()));
+        }
+        tracing::info!(from = %signer.long_name(), address = %caller.address, order = order.id.0, "an order");
+        let (taken, answer) = oneshot::channel();
+        self.bring
+            .try_send(Brought { order, taken })
+            .map_err(|_| Refused::not_now("the box has more orders than it can look at: try again in a moment"))?;
+        let answer = tokio::time::timeout(BOX_ORDER_TIME_MAX, answer).await;
+        match answer {
+            Ok(Ok(Ok(()))) => Ok(Reply::Taken),
+            Ok(Ok(Err(refused))) => Err(Refused::no(refused.to_string())),
+            Ok(Err(_)) | Err(_) => {
+                Err(Refused::not_now("the box is busy, and whether it took the order shows `firm boxes`"))
+            }
+        }
+    }
+
+    async fn access(&self, caller: &Caller) -> Result<Reply, Refused> {
+        let operator = caller.introduction.with;
+        let (standing, access) = {
+            let told = self.shared.told();
+            (told.standing.clone(), told.access.clone())
+        };
+        let Standing::Firm(membership) = &standing else {
+            return Err(Refused::not_now(format!("this box is {}, and no cloud's yet", standing.word())));
+        };
+        if !membership.operators.contains(&operator) {
+            return Err(Refused::no(format!("your key is none of cloud {}'s operators'", membership.name)));
+        }
+        let access = access.ok_or_else(|| Refused::not_now("the node is starting"))?;
+        let label = format!("operator {}", operator.long_name());
+        let token = access.cloud.operator_token(&label).await.map_err(|error| {
+            tracing::error!(error = base::chain(&error), "no token can be made for an operator");
+            Refused::not_now(base::chain(&error))
+        })?;
+        let context = api::Context {
+            // Where to reach it the visitor knows: it is here.
+            address: format!(":{}", access.port),
+            host: access.cloud.api_host().to_owned(),
+            authority: access.cloud.authority_pem().to_owned(),
+            token: token.secret,
+            tenant: access.tenant,
+        };
+        serde_json::to_value(&context).map(Reply::Access).map_err(|error| Refused::no(error.to_string()))
+    }
+}
+
+impl Porter for BoxPorter {
+    fn introduced(&self, caller: &Caller) {
+        self.console.introduced(caller, self.shared.seal.is_some());
+    }
+
+    async fn answer(&self, caller: &Caller, call: Call) -> Result<Reply, Refused> {
+        match call {
+            Call::About => Ok(Reply::About(Box::new(self.shared.about()))),
+            Call::Order { order } => self.order(caller, &order).await,
+            Call::Access => self.access(caller).await,
+            Call::Join { .. } => Err(Refused::no("this build's clouds are of one box: nobody can join yet")),
+        }
+    }
+}

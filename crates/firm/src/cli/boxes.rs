@@ -1,0 +1,174 @@
+//! `firm boxes`: who is on this segment.
+
+use base::{BoxId, Bytes, CloudId, Name, Roles};
+use segment::knock::Hardware;
+use serde::Serialize;
+
+use super::failure::Outcome;
+use super::out::Tone;
+use super::segment::{self as nearby, Found, Operator, Seen};
+use super::table::{Table, or_dash};
+use super::{Cx, when};
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  firm boxes\n  firm boxes --json | jq -r '.boxes[] | select(.state == \"blank\") | .name'\n  firm boxes --at 10.0.2.7 --listen 0s   # a box of another segment\n\nEach box is listed as what it proves to be. The proof words are yours and that box's: the same stand on its console.\nA box that was started with your seal shows `sealed`, and needs no comparing."
+)]
+pub(super) struct Args {
+    #[command(flatten)]
+    place: nearby::Where,
+}
+
+/// What a script reads.
+#[derive(Serialize)]
+struct Told {
+    boxes: Vec<BoxView>,
+    /// Who said G'day and didn't prove to be a box.
+    silent: Vec<SilentView>,
+    /// Of whom there were too many to keep.
+    overheard: u64,
+}
+
+#[derive(Serialize)]
+struct BoxView {
+    id: BoxId,
+    name: Name,
+    state: String,
+    why: Option<String>,
+    roles: Option<Roles>,
+    cloud: Option<CloudId>,
+    cloud_name: Option<Name>,
+    address: String,
+    interface: String,
+    hardware: Hardware,
+    version: String,
+    /// Was it started with a seal of this operator's?
+    sealed: bool,
+    /// Why the seal that it shows says nothing.
+    seal_doubt: Option<String>,
+    words: String,
+    /// Where others have the same key.
+    twins: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct SilentView {
+    claims: Option<Name>,
+    address: String,
+    why: String,
+}
+
+pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
+    let mut operator = Operator::open()?;
+    let seen = nearby::look(&mut operator, &args.place).await?;
+    let told = told(&seen);
+    cx.out.answer(&told, |out| {
+        let mut table =
+            Table::new(&["NAME", "STATE", "ROLES", "CLOUD", "ADDRESS", "CORES", "MEMORY", "DISKS", "PROOF WORDS"]);
+        for it in &told.boxes {
+            table.row([
+                it.name.to_string(),
+                it.state.clone(),
+                or_dash(it.roles.as_ref()),
+                or_dash(it.cloud_name.as_ref()),
+                it.address.clone(),
+                it.hardware.cores.to_string(),
+                Bytes(rounded(it.hardware.memory)).to_string(),
+                disks(&it.hardware.disks),
+                if it.sealed { "sealed".to_owned() } else { it.words.clone() },
+            ]);
+        }
+        table.show(
+            out,
+            "No box answers on this segment. Start one: firm box --dir DIR. Of another segment: firm boxes --at ADDRESS",
+        )?;
+        for it in &told.boxes {
+            if let Some(why) = &it.why {
+                out.note(&format!("{}: {why}", out.paint(Tone::Strong, it.name.as_str())));
+            }
+            if let Some(doubt) = &it.seal_doubt {
+                out.warn(&format!("{}: {doubt}", it.name));
+            }
+            if !it.twins.is_empty() {
+                out.warn(&format!(
+                    "{}: boxes at {} and {} have one key: a disk was copied. On one of them stop the box, remove \
+                     box/identity.key, and start it again",
+                    it.name,
+                    it.address,
+                    it.twins.join(", ")
+                ));
+            }
+        }
+        for silent in &told.silent {
+            let who = silent.claims.as_ref().map_or_else(|| "somebody".to_owned(), ToString::to_string);
+            out.warn(&format!("at {} {who} said G'day, but: {}", silent.address, silent.why));
+        }
+        if told.overheard > 0 {
+            out.warn(&format!("{} more said G'day than can be kept: somebody floods this segment", told.overheard));
+        }
+        Ok(())
+    })
+}
+
+fn told(seen: &Seen) -> Told {
+    let names = seen.names();
+    let now = when::now();
+    let view = |found: &Found| {
+        let about = found.about.clone();
+        let seal = found.visit.seal(now);
+        BoxView {
+            id: about.id,
+            name: names.get(&about.id).cloned().unwrap_or_else(|| about.id.long_name()),
+            state: about.standing,
+            why: about.why,
+            roles: about.roles,
+            cloud: about.cloud,
+            cloud_name: about.cloud_name,
+            address: found.address.ip().to_string(),
+            interface: found.interface.clone(),
+            hardware: about.hardware,
+            version: about.version,
+            sealed: seal == Some(Ok(())),
+            seal_doubt: seal.and_then(Result::err).map(|doubt| doubt.to_string()),
+            words: found.visit.introduction().words.to_string(),
+            twins: found.twins.iter().map(|twin| twin.ip().to_string()).collect(),
+        }
+    };
+    let silent = seen.silent.iter().map(|silent| SilentView {
+        claims: silent.claimed.map(|id| id.name()),
+        address: silent.address.to_string(),
+        why: silent.why.clone(),
+    });
+    Told { boxes: seen.boxes.iter().map(view).collect(), silent: silent.collect(), overheard: seen.overheard }
+}
+
+/// Whole GiB from one upwards, whole MiB below: what a person buys.
+fn rounded(bytes: u64) -> u64 {
+    let unit: u64 = if bytes >= 1 << 30 { 1 << 30 } else { 1 << 20 };
+    (bytes.saturating_add(unit / 2) / unit).saturating_mul(unit)
+}
+
+/// Disks of one size together, as in `2× 4TiB`.
+fn disks(disks: &[u64]) -> String {
+    let mut groups: Vec<(u64, usize)> = Vec::new();
+    for disk in disks.iter().map(|disk| rounded(*disk)) {
+        match groups.last_mut() {
+            Some((size, number)) if *size == disk => *number += 1,
+            _ => groups.push((disk, 1)),
+        }
+    }
+    let shown: Vec<_> = groups.iter().map(|(size, number)| format!("{number}× {}", Bytes(*size))).collect();
+    if shown.is_empty() { "-".to_owned() } else { shown.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_of_one_size_stand_together() {
+        assert_eq!(disks(&[]), "-");
+        assert_eq!(disks(&[4 << 40, 4 << 40, 500 << 30]), "2× 4TiB, 1× 500GiB");
+        assert_eq!(rounded((4 << 30) - (100 << 20)), 4 << 30);
+    }
+}

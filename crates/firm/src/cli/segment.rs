@@ -1,0 +1,299 @@
+//! The segment as the command line sees it: who said G'day, who they prove to be, and which words we share.
+//!
+//! What others said is never shown as a fact: a box is listed as what it proved to be when we knocked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base::limits::{BOXES_KNOCKED_AT_ONCE, INTRODUCTIONS_REMEMBERED_MAX, KNOCK_PORT};
+use base::{BoxId, Name};
+use futures_util::StreamExt as _;
+use segment::identity::write_private;
+use segment::knock::{About, Remembered, VisitError};
+use segment::{Gday, Identity, Visit};
+use serde::{Deserialize, Serialize};
+
+use super::contexts;
+use super::exit::Exit;
+use super::failure::{Failure, Outcome};
+use super::when;
+
+/// The operator's key, and what is remembered of introductions.
+pub(super) struct Operator {
+    pub(super) identity: Identity,
+    pub(super) path: PathBuf,
+    introductions: PathBuf,
+    remembered: BTreeMap<BoxId, Introduced>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Introduced {
+    at: u64,
+    with: Remembered,
+}
+
+impl Operator {
+    /// The key in the user's configuration, made where there is none.
+    pub(super) fn open() -> Outcome<Self> {
+        let folder = contexts::folder()?;
+        let file = |path: &Path, error: &dyn std::error::Error| {
+            Failure::new(Exit::Refused, format!("`{}`: {}", path.display(), base::chain(error)))
+        };
+        fs::create_dir_all(&folder).map_err(|error| file(&folder, &error))?;
+        let path = folder.join("operator.key");
+        let identity = Identity::open(&path).map_err(|error| Failure::of(Exit::Refused, &error))?;
+        let introductions = folder.join("introductions.json");
+        // What can't be read is forgotten: boxes are introduced anew.
+        let remembered =
+            fs::read(&introductions).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        Ok(Self { identity, path, introductions, remembered })
+    }
+
+    /// Keeps what was learnt, the latest of it.
+    fn remember(&mut self, visits: impl IntoIterator<Item = (BoxId, Remembered)>) {
+        let at = when::now().0;
+        for (id, with) in visits {
+            self.remembered.insert(id, Introduced { at, with });
+        }
+        while self.remembered.len() > INTRODUCTIONS_REMEMBERED_MAX {
+            let oldest = self.remembered.iter().min_by_key(|(_, introduced)| introduced.at).map(|(id, _)| *id);
+            self.remembered.remove(&oldest.expect("there are too many"));
+        }
+        // Without it the next words are others; that is all.
+        if let Ok(text) = serde_json::to_vec(&self.remembered) {
+            let _ = write_private(&self.introductions, &text);
+        }
+    }
+
+    async fn knock(&self, address: SocketAddr, claimed: Option<BoxId>) -> Result<Visit, VisitError> {
+        let known = |id| self.remembered.get(&id).map(|introduced| introduced.with);
+        Visit::knock(address, &self.identity, claimed, known).await
+    }
+}
+
+/// A place to knock, and who is said to be there.
+#[derive(Clone, Debug)]
+struct Place {
+    claimed: Option<BoxId>,
+    addresses: Vec<SocketAddr>,
+    interface: String,
+}
+
+/// A box that proved who it is.
+pub(super) struct Found {
+    pub(super) visit: Visit,
+    pub(super) about: About,
+    pub(super) address: SocketAddr,
+    pub(super) interface: String,
+    /// Other places at which a box proved the same key: a disk was copied.
+    pub(super) twins: Vec<SocketAddr>,
+}
+
+/// What there is.
+pub(super) struct Seen {
+    pub(super) boxes: Vec<Found>,
+    /// Who said G'day and didn't prove to be what they said, or said nothing more.
+    pub(super) silent: Vec<Silent>,
+    /// Sightings for which there was no room.
+    pub(super) overheard: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Silent {
+    pub(super) claimed: Option<BoxId>,
+    pub(super) address: SocketAddr,
+    pub(super) why: String,
+}
+
+/// Where to look.
+#[derive(Debug, clap::Args)]
+pub(super) struct Where {
+    /// Knock at this address too, with or without a port: for boxes of other segments; may be given again
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub(super) at: Vec<SocketAddr>,
+    /// How long to listen for boxes that say G'day; 0s for not at all
+    #[arg(long, default_value = "1s")]
+    pub(super) listen: base::Span,
+}
+
+/// An address with or without a port.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    text.parse()
+        .or_else(|_| bare.parse().map(|ip| SocketAddr::new(ip, KNOCK_PORT)))
+        .map_err(|_| format!("an address is an IP with or without a port, as in 10.0.0.7 or [fd00::7]:{KNOCK_PORT}"))
+}
+
+/// Listens, then knocks at everybody who was heard and at the addresses that were given.
+pub(super) async fn look(operator: &mut Operator, place: &Where) -> Outcome<Seen> {
+    let (mut places, overheard) = if place.listen.0.is_zero() { (Vec::new(), 0) } else { hear(place.listen.0).await? };
+    places.extend(place.at.iter().map(|address| Place {
+        claimed: None,
+        addresses: vec![*address],
+        interface: "-".to_owned(),
+    }));
+    let known: &Operator = operator;
+    let visits: Vec<_> = futures_util::stream::iter(places)
+        .map(|place| async move { visit(known, place).await })
+        .buffer_unordered(BOXES_KNOCKED_AT_ONCE)
+        .collect()
+        .await;
+    let (mut boxes, mut silent): (BTreeMap<BoxId, Found>, Vec<Silent>) = (BTreeMap::new(), Vec::new());
+    for visited in visits {
+        match visited {
+            Ok(found) => match boxes.get_mut(&found.about.id) {
+                // One box that was heard on two interfaces, or a copy? It started once.
+                Some(first) if first.about.since == found.about.since => {}
+                Some(first) => first.twins.push(found.address),
+                None => {
+                    boxes.insert(found.about.id, found);
+                }
+            },
+            Err(unheard) => silent.push(unheard),
+        }
+    }
+    operator.remember(boxes.values().map(|found| (found.about.id, found.visit.remember())));
+    let mut boxes: Vec<_> = boxes.into_values().collect();
+    boxes.sort_by_key(|found| (found.about.standing.clone(), found.about.id.name()));
+    Ok(Seen { boxes, silent, overheard })
+}
+
+/// Everybody who says G'day within some time, and how many there was no room for.
+async fn hear(time: Duration) -> Outcome<(Vec<Place>, u64)> {
+    let gday = Gday::start().map_err(|error| {
+        Failure::of(Exit::Refused, &error).help("say where boxes are, and don't listen: --at ADDRESS --listen 0s")
+    })?;
+    tokio::time::sleep(time).await;
+    let places = gday.sightings().into_iter().map(|sighting| Place {
+        claimed: Some(sighting.claims.id),
+        addresses: sighting.addresses,
+        interface: sighting.interface,
+    });
+    Ok((places.collect(), gday.overheard()))
+}
+
+/// Tries a place's addresses in turn.
+async fn visit(operator: &Operator, place: Place) -> Result<Found, Silent> {
+    let mut why = "it gave no address".to_owned();
+    let mut tried = None;
+    for address in place.addresses {
+        tried = Some(address);
+        let visited = async {
+            let mut visit = operator.knock(address, place.claimed).await?;
+            let about = visit.about().await?;
+            Ok::<_, VisitError>((visit, about))
+        };
+        match visited.await {
+            Ok((visit, about)) => {
+                return Ok(Found { visit, about, address, interface: place.interface, twins: Vec::new() });
+            }
+            Err(error) => why = base::chain(&error),
+        }
+    }
+    let address = tried.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
+    Err(Silent { claimed: place.claimed, address, why })
+}
+
+impl Seen {
+    /// Short names, but for boxes that share one.
+    pub(super) fn names(&self) -> BTreeMap<BoxId, Name> {
+        let ids: BTreeSet<BoxId> = self.boxes.iter().map(|found| found.about.id).collect();
+        let shared = |name: &Name| ids.iter().filter(|id| id.name() == *name).count() > 1;
+        ids.iter()
+            .map(|id| {
+                let name = id.name();
+                (*id, if shared(&name) { id.long_name() } else { name })
+            })
+            .collect()
+    }
+
+    /// The one box that is called so: its name, long name or id.
+    pub(super) fn take(&mut self, called: &str) -> Outcome<Found> {
+        let is_called =
+            |id: BoxId| id.name().as_str() == called || id.long_name().as_str() == called || id.to_string() == called;
+        let which: Vec<_> =
+            self.boxes.iter().enumerate().filter(|(_, found)| is_called(found.about.id)).map(|(at, _)| at).collect();
+        match which.as_slice() {
+            [only] => {
+                let found = self.boxes.remove(*only);
+                if let Some(twin) = found.twins.first() {
+                    return Err(Failure::new(
+                        Exit::Refused,
+                        format!("two boxes have the key of {called}: one at {}, one at {twin}", found.address),
+                    )
+                    .help(
+                        "a disk was copied: on one of them stop the box, remove box/identity.key, and start it again",
+                    ));
+                }
+                Ok(found)
+            }
+            [] => Err(self.nobody(called)),
+            several => {
+                let names: Vec<_> = several.iter().map(|at| self.boxes[*at].about.id.long_name().to_string()).collect();
+                Err(Failure::usage(format!("{} boxes are called {called}", several.len()))
+                    .help(format!("say which: {}", names.join(" or "))))
+            }
+        }
+    }
+
+    fn nobody(&self, called: &str) -> Failure {
+        let claimed = self.silent.iter().find(|silent| {
+            silent.claimed.is_some_and(|id| id.name().as_str() == called || id.long_name().as_str() == called)
+        });
+        if let Some(silent) = claimed {
+            return Failure::new(
+                Exit::Unreachable,
+                format!("somebody at {} says to be {called}, but: {}", silent.address, silent.why),
+            )
+            .help("look at its console; if it shows another name or nothing, somebody else is on this segment");
+        }
+        let names: Vec<_> = self.names().into_values().map(|name| name.to_string()).collect();
+        let help = if names.is_empty() {
+            "no box answers on this segment: is one running (`firm box --dir DIR`)? From another segment: --at ADDRESS"
+                .to_owned()
+        } else {
+            format!("there are: {}", names.join(", "))
+        };
+        Failure::new(Exit::NotFound, format!("no box here is called {called}")).help(help)
+    }
+}
+
+/// How long `firm firm` and `firm reset` look again at a box that is on its way.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(150);
+
+impl Found {
+    /// Looks at the box anew. It may be another visit: a box that begins anew hangs up.
+    pub(super) async fn again(&mut self, operator: &Operator) -> Result<About, VisitError> {
+        if let Ok(about) = self.visit.about().await {
+            self.about = about.clone();
+            return Ok(about);
+        }
+        self.visit = operator.knock(self.address, Some(self.about.id)).await?;
+        self.about = self.visit.about().await?;
+        Ok(self.about.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_with_and_without_a_port() {
+        for (text, read) in [
+            ("10.0.0.7", "10.0.0.7:7741"),
+            ("10.0.0.7:99", "10.0.0.7:99"),
+            ("fd00::7", "[fd00::7]:7741"),
+            ("[fd00::7]", "[fd00::7]:7741"),
+            ("[fd00::7]:99", "[fd00::7]:99"),
+        ] {
+            assert_eq!(address(text).expect("an address").to_string(), read);
+        }
+        for wrong in ["", "amber-otter", "10.0.0", "10.0.0.7:0x"] {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
+    }
+}
