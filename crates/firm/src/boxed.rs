@@ -224,13 +224,22 @@ impl<'a> Life<'a> {
                 },
             }
         };
+        self.tell(gday.as_ref());
+        let mut end = end;
+        if let Some(node) = self.node.take() {
+            // Whoever knocks meanwhile is told how the box stands.
+            self.shared.set_cloud(None);
+            tokio::select! {
+                () = node.stop(self.args.drain.0) => {}
+                () = stop.asked() => {
+                    let said = "stopped without waiting for requests in flight";
+                    end = end.and(Err(Failure::new(Exit::Interrupted, said)));
+                }
+            }
+        }
         // First goodbye, then silence: nobody knocks at a door that is closed.
         drop(gday);
         serving.abort();
-        if let Some(node) = self.node.take() {
-            self.shared.set_cloud(None);
-            node.stop(self.args.drain.0).await;
-        }
         end
     }
 

@@ -1,6 +1,7 @@
 //! `firm firm` and `firm reset`: a box becomes something, or nothing.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use base::limits::{BOX_LABELS_MAX, FIRM_WAIT_DEFAULT, KNOCK_ANSWER_TIME_MAX};
@@ -96,6 +97,7 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
     }
     let mut operator = Operator::open()?;
     let mut found = nearby::look(&mut operator, &args.place).await?.take(&args.name)?;
+    free(&args.cloud, &found)?;
     compare(cx, &found, args.words)?;
     let cloud = CloudId(random()?);
     let assignment = Assignment {
@@ -148,6 +150,21 @@ pub(super) async fn reset(cx: &Cx, args: ResetArgs) -> Outcome {
     cx.out.answer(&told, |out| {
         out.line(&format!("{} {} is blank, after {:.1} s", out.paint(Tone::Good, "✓"), told.name, told.seconds))
     })
+}
+
+/// The context that will be written must not take another cloud's place. One at this box's own address was this box's,
+/// before it was reset.
+fn free(cloud: &Name, found: &Found) -> Outcome {
+    let known = contexts::load(&contexts::folder()?)?;
+    let ip = |address: &str| address.parse::<SocketAddr>().ok().map(|address| address.ip());
+    match known.contexts.get(cloud) {
+        Some(context) if ip(&context.address) != Some(found.address.ip()) => Err(Failure::usage(format!(
+            "there is a context {cloud} already, for the cloud at {}",
+            context.address
+        ))
+        .help("call the new cloud something else: --cloud NAME; or forget the old one: firm context remove NAME")),
+        _ => Ok(()),
+    }
 }
 
 /// Nothing is ordered before the box is known to be the one that it seems to be.
