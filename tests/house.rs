@@ -285,7 +285,8 @@ fn words(text: &str) -> Vec<String> {
 /// What of `words`, which follow `firm`, the command line doesn't have.
 fn unknown_words(firm: &clap::Command, words: &[String]) -> Option<String> {
     let (mut command, mut is_value) = (firm.clone(), false);
-    for word in words {
+    // What follows `--` is another command.
+    for word in words.iter().take_while(|word| *word != "--") {
         if let Some(flag) = word.strip_prefix('-').filter(|flag| !flag.is_empty()) {
             let spelled = flag.split('=').next().unwrap_or_default();
             let is_it = |argument: &&clap::Arg| match spelled.strip_prefix('-') {
@@ -360,7 +361,8 @@ fn commands_in_the_code_exist() {
                 let said = rest.split(['"', '`', '\\', '{', '(', ')', ']']).next().unwrap_or_default();
                 let inner =
                     |word: &str| firm.find_subcommand(first).is_some_and(|first| first.find_subcommand(word).is_some());
-                let told = words(said).into_iter().map(|word| word.trim_end_matches('.').to_owned()).enumerate();
+                let said = words(said).into_iter().take_while(|word| word != "--");
+                let told = said.map(|word| word.trim_end_matches('.').to_owned()).enumerate();
                 let flags: Vec<String> = told
                     .filter(|(index, word)| *index == 0 || inner(word) || word.starts_with("--"))
                     // With `=`, so that what follows isn't taken for its value: that was left out.

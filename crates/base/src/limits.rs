@@ -576,3 +576,33 @@ pub const CLIENT_ANSWER_TIME_MAX: Duration = Duration::from_mins(1);
 pub const PUSH_ANSWER_TIME_MAX: Duration = Duration::from_mins(15);
 /// Chunks that one push sends at once: 4 × 4 MiB are read, in flight and enough to fill a line of 100 ms.
 pub const UPLOADS_AT_ONCE: usize = 4;
+
+// ---- the lab ----
+
+/// Boxes of a lab: a segment is a /24, of which the machine, the router and the broadcast have an address each.
+pub const LAB_BOXES_MAX: u8 = 250;
+/// The second number of a lab's addresses: the first that is free, so this is how many labs one machine may have, 51.
+pub const LAB_NET_FIRST: u8 = 77;
+pub const LAB_NET_LAST: u8 = 127;
+/// How long a lab waits for another to choose its net: that takes 20 ms, for as many labs as may begin at once.
+pub const LAB_LOCK_TIME_MAX: Duration = Duration::from_secs(10);
+/// Until all boxes listen: one takes 0.1 s, 250 of them on two busy cores 25.
+pub const LAB_START_TIME_MAX: Duration = Duration::from_mins(1);
+/// What a box may take to end in order where its disk is kept, before it is killed.
+pub const LAB_END_TIME_MAX: Duration = Duration::from_secs(10);
+/// Orders that a keeper holds: people and tests give a few at once.
+pub const LAB_ORDERS_MAX: usize = 64;
+/// Bytes of one order: 250 boxes by their names of 40 bytes, twice.
+pub const LAB_ORDER_BYTES_MAX: u64 = 64 << 10;
+/// What an order's line may take to come, and its answer's to go: both are on the same machine.
+pub const LAB_ORDER_TIME_MAX: Duration = Duration::from_secs(5);
+/// Bytes of an answer: 250 boxes × 700, and 62,500 cuts × 26.
+pub const LAB_ANSWER_BYTES_MAX: u64 = 4 << 20;
+/// What an order may take: until boxes listen, behind another order that waits for the same.
+pub const LAB_ANSWER_TIME_MAX: Duration = Duration::from_mins(3);
+/// What the relay of slow cables may take to open them.
+pub const LAB_RELAY_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a frame may be held up, and an interface be down. A delay beyond it is a cut.
+pub const LAB_DELAY_TIME_MAX: Duration = Duration::from_secs(10);
+/// Frames that one direction of a slow cable holds: 50 ms of 1 Gbit/s are 4,130 of 1,514 bytes. 6 MiB.
+pub const LAB_FRAMES_HELD_MAX: usize = 4_096;

@@ -16,6 +16,7 @@ mod env;
 pub mod exit;
 pub mod failure;
 mod firming;
+mod lab;
 mod logs;
 mod new;
 mod open;
@@ -111,6 +112,8 @@ enum Command {
     Context(context::Args),
     /// Print the JSON Schema of firm.toml, for editors
     Schema(schema::Args),
+    /// Run a practice segment on this machine: boxes as processes in network namespaces
+    Lab(lab::Args),
     /// Print shell completions
     Completions(completions::Args),
     /// The compile process: started by the node, never by people
@@ -144,6 +147,7 @@ pub fn main() -> ExitCode {
             let outcome = match &command {
                 Command::Up(args) => up::run(args, cx.out.clone()),
                 Command::Box(args) => boxed::run(args, &cx.out),
+                Command::Lab(args) => lab::run(&cx, args),
                 _ => run(&cx, command),
             };
             let exit = match outcome {
@@ -226,7 +230,7 @@ async fn dispatch(cx: &Cx, command: Command) -> Outcome {
         Command::Context(args) => context::run(cx, args).await,
         Command::Schema(_) => schema::run(cx),
         Command::Completions(args) => completions::run(cx, &args),
-        Command::Up(_) | Command::Box(_) | Command::Compile => {
+        Command::Up(_) | Command::Box(_) | Command::Lab(_) | Command::Compile => {
             unreachable!("`main` runs these without a runtime around them")
         }
     }
@@ -269,6 +273,13 @@ mod tests {
             "firm reset amber-otter --yes",
             "firm operator seal --out seal.json --valid 30d",
             "firm context add ci --address x:8443 --authority ca.pem --tenant acme",
+            "firm lab up --boxes 6 --segments 2 --seal order.key --detach --json",
+            "firm lab cut b1,b2 segment-b --one-way",
+            "firm lab heal",
+            "firm lab slow b1 --delay 50ms --loss 1%",
+            "firm lab exec b1 -- ip address",
+            "firm lab --dir /tmp/x down",
+            "firm lab log b1 -f",
         ] {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
             assert!(
