@@ -191,14 +191,20 @@ fn a_box_is_firmed_serves_and_is_reset() {
         .output()
         .expect("curl is installed");
     assert_eq!(String::from_utf8_lossy(&served.stdout), "G'day", "{}", String::from_utf8_lossy(&served.stderr));
-    // Twice the same order would be one; another one needs a reset first.
     let seen = operator.look(&it);
     assert_eq!(text(&seen["words"]), words, "the words changed between two commands");
-    let again = operator.refused(&["firm", "solo", &name, "--words", &words, "--listen", "0s", "--at", &it.at()]);
-    assert!(again.contains("reset it first"), "{again}");
+    // Who was called away before the box was firm, or lost the context, says it once more.
+    let file = operator.home.path().join(".config/firm/contexts.toml");
+    fs::remove_file(&file).expect("it was written");
+    assert_eq!(operator.firm(&it)["context"], "cloud");
+    assert!(file.exists());
+    // Another cloud is another thing.
+    let other = ["firm", "solo", &name, "--cloud", "other", "--words", &words, "--listen", "0s", "--at", &it.at()];
+    let said = operator.refused(&other);
+    assert!(said.contains("reset it first"), "{said}");
 
     let told = operator.told(&["reset", &name, "--yes", "--listen", "0s", "--at", &it.at()]);
-    assert_eq!(told["state"], "blank");
+    assert_eq!((&told["state"], &told["context"]), (&"blank".into(), &"cloud".into()));
     assert!(!it.disk().join("node").exists(), "a blank box holds data");
     assert_eq!(operator.look(&it)["id"], seen["id"], "a reset box is the same box");
     // And once more from the start.
@@ -233,7 +239,12 @@ fn a_box_obeys_its_operator_and_no_stranger() {
     let (it, operator, stranger) = (BoxUnderTest::start(), Operator::new(), Operator::new());
     operator.firm(&it);
     let name = text(&stranger.look(&it)["name"]);
-    let said = stranger.refused(&["reset", &name, "--yes", "--listen", "0s", "--at", &it.at()]);
+    let at = it.at();
+    let reset = ["reset", &name, "--yes", "--listen", "0s", "--at", &at];
+    let said = stranger.refused(&reset);
+    assert!(said.contains("compared by nobody"), "{said}");
+    let words = text(&stranger.look(&it)["words"]);
+    let said = stranger.refused(&[&reset[..], &["--words", &words]].concat());
     assert!(said.contains("none of its operators'"), "{said}");
     assert_eq!(stranger.look(&it)["state"], "firm");
 }

@@ -511,12 +511,22 @@ pub const SHARE_TIME_MAX: Duration = Duration::from_hours(24 * 30);
 /// What a box gives an order to become something, before it goes back to blank: long enough for an operator to mend a
 /// cable, short enough that a box which was forgotten can be told something else the same day.
 pub const FIRMING_TIME_MAX: Duration = Duration::from_mins(15);
+/// Operators of a cloud.
+pub const OPERATORS_MAX: usize = 64;
+/// Doors that an order to join names: every voter that a cloud can have, and some to spare.
+pub const DOORS_MAX: usize = 8;
 /// Labels of a box: where it stands, in some detail.
 pub const BOX_LABELS_MAX: usize = 16;
 /// How long `firm firm` and `firm reset` wait for the box: a large disk is wiped, a node drains.
 pub const FIRM_WAIT_DEFAULT: Duration = Duration::from_mins(1);
 /// Boxes that `firm boxes` knocks at at once.
-pub const BOXES_KNOCKED_AT_ONCE: usize = 32;
+pub const BOXES_KNOCKED_AT_ONCE: usize = 64;
+/// What one address gets to answer it, all addresses of a box, and all boxes: who doesn't answer holds up nobody else.
+pub const ADDRESS_LOOK_TIME_MAX: Duration = Duration::from_millis(1500);
+pub const BOX_LOOK_TIME_MAX: Duration = Duration::from_secs(4);
+pub const BOXES_LOOK_TIME_MAX: Duration = Duration::from_secs(10);
+/// Characters of what a box says of itself that are shown: a sentence or two.
+pub const FOREIGN_WORDS_CHARS_MAX: usize = 400;
 /// Introductions that an operator's program keeps, 200 bytes each.
 pub const INTRODUCTIONS_REMEMBERED_MAX: usize = 4096;
 /// What an order gets to be on the box's disk: less than what the one who brings it waits (`KNOCK_ANSWER_TIME_MAX`).
@@ -559,10 +569,22 @@ pub const KNOCK_ADDRESSES_MAX: usize = 4096;
 pub const KNOCK_CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 /// From one message to the next. A box that joins waits for a command of the record, a few seconds at the worst.
 pub const KNOCK_ANSWER_TIME_MAX: Duration = Duration::from_secs(20);
-/// A whole visit.
-pub const VISIT_TIME_MAX: Duration = Duration::from_mins(5);
+/// From one message of an introduction to the next, by a stranger.
+pub const INTRODUCE_TIME_MAX: Duration = Duration::from_secs(5);
+/// A whole visit: a stranger has one of the door's places for so long at the most.
+pub const VISIT_TIME_MAX: Duration = Duration::from_mins(1);
+/// The life of a seal: ten years, in which a box may lie in a drawer.
+pub const SEAL_TIME_MAX: Duration = Duration::from_hours(24 * 3650);
+/// How often a box's log tells of refused orders: strangers send as many as they like.
+pub const ORDERS_REFUSED_TOLD_EVERY: Duration = Duration::from_mins(1);
+/// Others with its own key that a box's console tells of in one life: one who copies names can make up any number.
+pub const TWINS_TOLD_MAX: usize = 8;
+/// Orders of one visit. A program that orders gives one.
+pub const ORDERS_PER_VISIT_MAX: u32 = 8;
 /// Introductions that a box remembers, and for how long: long enough to walk to the next room and back, over lunch.
-pub const INTRODUCTIONS_KEPT_MAX: usize = 64;
+pub const INTRODUCTIONS_KEPT_MAX: usize = 256;
+/// Of them with visitors from one address: who introduces new keys without end pushes out their own alone.
+pub const INTRODUCTIONS_PER_ADDRESS_MAX: usize = 16;
 pub const INTRODUCTION_TIME_MAX: Duration = Duration::from_hours(2);
 
 // ---- the command line ----

@@ -12,12 +12,12 @@ mod porter;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use base::Timestamp;
 use base::limits::{BOX_ORDERS_WAITING_MAX, DRAIN_TIME_DEFAULT, KNOCK_PORT, RETRY_WAIT_MIN};
+use base::{BoxId, Timestamp};
 use firming::{Firming, Happened, NotTaken, Order, Standing, Step, Way};
 use segment::{Door, Gday, Identity, Seal};
 use tokio::sync::{mpsc, oneshot};
@@ -28,7 +28,7 @@ use crate::cli::out::Out;
 use crate::process::{self, Stop};
 use crate::up::port;
 use console::Console;
-use disk::{Disk, Setup};
+use disk::{Disk, DiskError, Setup};
 use node::BoxNode;
 use porter::{BoxPorter, Shared};
 
@@ -67,6 +67,7 @@ pub(crate) struct BoxArgs {
 /// An order that came in, and whom to tell that it is on the disk.
 struct Brought {
     order: Order,
+    signer: BoxId,
     taken: oneshot::Sender<Result<(), NotTaken>>,
 }
 
@@ -82,6 +83,8 @@ enum End {
 pub(crate) fn run(args: &BoxArgs, out: &Out) -> Outcome {
     process::log_to_standard_error();
     process::raise_descriptor_limit();
+    // As it is called now: after an upgrade in place a new program is there, and this one has no path any more.
+    let program = std::env::current_exe().map_err(|error| failed(&error))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -90,18 +93,20 @@ pub(crate) fn run(args: &BoxArgs, out: &Out) -> Outcome {
     runtime.shutdown_timeout(Duration::from_secs(1));
     match end? {
         End::Stopped => Ok(()),
-        End::Anew => Err(anew()),
+        End::Anew => Err(anew(&program)),
     }
 }
 
-/// This program again, with the same words. Returns only when that fails.
-fn anew() -> Failure {
-    let program = std::env::current_exe();
-    let error = match program {
-        Ok(program) => std::process::Command::new(program).args(std::env::args_os().skip(1)).exec(),
-        Err(error) => error,
-    };
-    Failure::of(Exit::Refused, &error).help("the box begins anew by executing its own program: start it again")
+/// The program again, with the same words. Returns only when that fails.
+fn anew(program: &Path) -> Failure {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let mut error = std::process::Command::new(program).args(&words).exec();
+    if error.kind() == std::io::ErrorKind::NotFound {
+        // It was taken away; what runs is still there.
+        error = std::process::Command::new("/proc/self/exe").args(&words).exec();
+    }
+    Failure::new(Exit::Refused, format!("{} can't be executed anew: {error}", program.display()))
+        .help("start the box again: it goes on where it was")
 }
 
 /// From a start to the next.
@@ -116,8 +121,13 @@ struct Life<'a> {
     /// Who waits for what was last decided to be on the disk.
     waiting: Vec<oneshot::Sender<Result<(), NotTaken>>>,
     node: Option<BoxNode>,
+    wiping: Option<Wiping>,
     clock: Clock,
 }
+
+/// A deletion that is under way. There is one at a time, and whoever stops waiting for it finds it again: two would run side
+/// by side, and the first could outlive what it was begun for.
+type Wiping = tokio::task::JoinHandle<Result<(), DiskError>>;
 
 /// Wall time that never jumps: where it began, and what has passed since.
 struct Clock {
@@ -158,6 +168,7 @@ impl<'a> Life<'a> {
             shared,
             waiting: Vec::new(),
             node: None,
+            wiping: None,
             clock,
         })
     }
@@ -168,8 +179,9 @@ impl<'a> Life<'a> {
         let porter = BoxPorter::new(Arc::clone(&self.shared), bring, self.console.clone());
         let address = SocketAddr::new(self.args.listen, self.args.knock_port);
         let door = Door::open(address, self.identity.clone(), self.seal.clone(), porter);
-        let door = door.await.map_err(|error| {
-            failed(&error).help("is another box running here? Choose another port with --knock-port")
+        let door = door.await.map_err(|error| match error.is_taken() {
+            true => failed(&error).help("is another box running here? Choose another port with --knock-port"),
+            false => failed(&error),
         })?;
         let gday = if self.args.no_gday { None } else { Some(Gday::start().map_err(|error| failed(&error))?) };
         let serving = tokio::spawn(door.serve());
@@ -187,13 +199,19 @@ impl<'a> Life<'a> {
                         self.console.heard(gday);
                     }
                 }
-                done = take(&step, &self.disk, &mut self.node, &self.clock) => match done {
+                done = take(&step, &self.disk, &mut self.node, &mut self.wiping, &self.clock) => match done {
                     Done::Happened(Happened::Died(why)) => {
                         tracing::error!("the node is no more: {why}");
                         self.machine.happened(Happened::Died(why), self.clock.now());
                         self.tell(gday.as_ref());
                         tokio::time::sleep(RETRY_WAIT_MIN).await;
                         break Ok(End::Anew);
+                    }
+                    Done::Happened(Happened::NotWritten(why)) => {
+                        self.machine.happened(Happened::NotWritten(why.clone()), self.clock.now());
+                        for taken in self.waiting.drain(..) {
+                            let _ = taken.send(Err(NotTaken::Unwritten(why.clone())));
+                        }
                     }
                     Done::Happened(what) => {
                         let wrote = matches!(step, Step::Write(_));
@@ -220,7 +238,6 @@ impl<'a> Life<'a> {
                             self.machine.happened(Happened::Failed(why), self.clock.now());
                         }
                     },
-                    Done::Lost(failure) => break Err(failure),
                 },
             }
         };
@@ -267,13 +284,25 @@ impl<'a> Life<'a> {
     }
 
     fn brought(&mut self, brought: Brought) {
+        // Looked at once more: another order may have been taken since the door did.
+        let seal = self.seal.as_ref().map(Seal::operator);
+        if let Err(refused) = self.machine.ahead().obeys(seal, brought.signer) {
+            let _ = brought.taken.send(Err(refused));
+            return;
+        }
         let before = self.machine.next();
         match self.machine.order(brought.order, self.clock.now()) {
             // It came a second time, and was written the first.
             Ok(()) if self.machine.next() == before && !matches!(before, Step::Write(_)) => {
                 let _ = brought.taken.send(Ok(()));
             }
-            Ok(()) => self.waiting.push(brought.taken),
+            // Another order's answer was for what is no longer going to be written.
+            Ok(()) => {
+                for earlier in self.waiting.drain(..) {
+                    let _ = earlier.send(Err(NotTaken::Overtaken));
+                }
+                self.waiting.push(brought.taken);
+            }
             Err(refused) => {
                 let _ = brought.taken.send(Err(refused));
             }
@@ -311,22 +340,37 @@ enum Done {
     Happened(Happened),
     /// Start the node: it takes the whole box to do that.
     Run(firming::Membership),
-    /// The box's own directory is gone: nothing can be promised any more.
-    Lost(Failure),
 }
 
 /// Takes a step. Whatever becomes of it can be begun again: the one who waits may be called away by an order.
-async fn take(step: &Step, disk: &Arc<Disk>, node: &mut Option<BoxNode>, clock: &Clock) -> Done {
+async fn take(
+    step: &Step,
+    disk: &Arc<Disk>,
+    node: &mut Option<BoxNode>,
+    wiping: &mut Option<Wiping>,
+    clock: &Clock,
+) -> Done {
     match step {
         Step::Write(standing) => match disk.write_standing(standing) {
             Ok(()) => Done::Happened(Happened::Written),
-            Err(error) => Done::Lost(failed(&error)),
+            Err(error) => {
+                let why = base::chain(&error);
+                tracing::error!("the box's standing can't be written: {why}");
+                Done::Happened(Happened::NotWritten(why))
+            }
         },
         // One box is one cloud: there is nobody to say goodbye to.
         Step::Leave(_) => Done::Happened(Happened::Left),
         Step::Wipe { key } => {
+            // One that was begun for an earlier order ends first.
+            if let Some(earlier) = wiping {
+                let _ = earlier.await;
+                *wiping = None;
+            }
             let (disk, key) = (Arc::clone(disk), *key);
-            match tokio::task::spawn_blocking(move || disk.wipe(key)).await {
+            let wiped = wiping.insert(tokio::task::spawn_blocking(move || disk.wipe(key))).await;
+            *wiping = None;
+            match wiped {
                 Ok(Ok(())) => Done::Happened(Happened::Wiped),
                 Ok(Err(error)) => Done::Happened(Happened::Failed(base::chain(&error))),
                 Err(error) => Done::Happened(Happened::Failed(error.to_string())),
@@ -360,7 +404,7 @@ async fn take(step: &Step, disk: &Arc<Disk>, node: &mut Option<BoxNode>, clock: 
     }
 }
 
-fn read_seal(path: &std::path::Path) -> Outcome<Seal> {
+fn read_seal(path: &Path) -> Outcome<Seal> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Failure::new(Exit::Refused, format!("the seal {} can't be read: {error}", path.display())))?;
     Seal::from_text(&text).map_err(|error| Failure::of(Exit::Refused, &error))

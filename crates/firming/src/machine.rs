@@ -3,7 +3,7 @@
 use base::limits::{FIRMING_TIME_MAX, RETRY_WAIT_MAX, RETRY_WAIT_MIN};
 use base::{BoxId, Timestamp};
 
-use crate::{Membership, NotTaken, Order, Standing, Task, Then, Way, What};
+use crate::{Membership, NotTaken, Order, Standing, Task, Then, What};
 
 /// What to do next. Every step may be taken again after a crash in its middle.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,6 +31,8 @@ pub enum Step {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Happened {
     Written,
+    /// It couldn't be written: the disk has what it had.
+    NotWritten(String),
     Left,
     Wiped,
     Entered,
@@ -91,6 +93,16 @@ impl Firming {
         &self.standing
     }
 
+    /// What is on the disk, or about to be: what is about to be written counts as there, so that a second order which comes
+    /// meanwhile is looked at as if the first were done.
+    #[must_use]
+    pub fn ahead(&self) -> &Standing {
+        match &self.phase {
+            Phase::Turning(next) => next,
+            _ => &self.standing,
+        }
+    }
+
     /// Why nothing moves, if nothing does: for whoever asks.
     #[must_use]
     pub fn why(&self) -> Option<&str> {
@@ -131,22 +143,11 @@ impl Firming {
         let task = match order.what {
             What::Reset => None,
             What::Firm(assignment) => {
-                if assignment.operators.is_empty() {
-                    return Err(NotTaken::NoOperator);
-                }
-                if matches!(&assignment.way, Way::Join { doors } if doors.iter().all(|door| door.addresses.is_empty()))
-                {
-                    return Err(NotTaken::NoDoor);
-                }
+                assignment.check()?;
                 Some(Task { order: order.id, assignment })
             }
         };
-        // What is about to be written counts as there: a second order that comes meanwhile must not overtake it.
-        let standing = match &self.phase {
-            Phase::Turning(next) => next,
-            _ => &self.standing,
-        };
-        let next = match (task, standing) {
+        let next = match (task, self.ahead()) {
             // It came twice.
             (Some(task), Standing::Firming { task: held, .. }) if task.order == held.order => return Ok(()),
             (Some(task), Standing::Firm(membership)) if task.order == membership.order => return Ok(()),
@@ -185,6 +186,14 @@ impl Firming {
                 if let Phase::Turning(next) = std::mem::replace(&mut self.phase, Phase::Fresh) {
                     self.standing = next;
                     self.failures = 0;
+                }
+            }
+            (Happened::NotWritten(why), standing) => {
+                // A box at rest stays as it is, and the order was not taken; one on its way tries again.
+                let rests = self.running || *standing == Standing::Blank;
+                self.phase = Phase::Fresh;
+                if !rests {
+                    self.wait(why, now);
                 }
             }
             (Happened::Left, Standing::Resetting { .. }) => self.pass(Phase::Gone),

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use base::{BoxId, CloudId, Name, Roles, Timestamp};
+use base::limits::{BOX_LABELS_MAX, DOORS_MAX, OPERATORS_MAX, SIGHTING_ADDRESSES_MAX};
+use base::{BoxId, CloudId, Domain, Name, Roles, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// 16 random bytes in hexadecimal, drawn by the one who gave the order. An order that comes twice is one order.
@@ -127,14 +128,26 @@ pub enum NotTaken {
     OtherSeal,
     #[error("this box belongs to cloud {0}, and the key that signed the order is none of its operators'")]
     OtherCloud(Name),
-    #[error("this box is firming for another operator: try again when it is done, or reset it at its console")]
+    #[error("this box is firming for another operator: try again when it is done")]
     OtherOperator,
     #[error("this box is {0} of cloud {1}: reset it first, or change its roles through its cloud")]
     FirmAlready(Roles, Name),
+    #[error("the box can't write it down: {0}")]
+    Unwritten(String),
+    #[error("another order came before this one was written down")]
+    Overtaken,
     #[error("an order to join names no door to knock at")]
     NoDoor,
     #[error("the order would leave the box without an operator")]
     NoOperator,
+    #[error("the order names {found} {what}, and {max} are the most")]
+    TooMany { what: &'static str, found: usize, max: usize },
+    #[error(
+        "the order has a label that is no label: keys and values are lower-case letters, digits and single hyphens"
+    )]
+    Label,
+    #[error("the order's domain is none: write a name such as cloud.example, or localhost")]
+    Domain,
 }
 
 impl Standing {
@@ -178,6 +191,33 @@ impl Standing {
                 Some(operator) if operator != signer => Err(NotTaken::OtherSeal),
                 _ => Ok(()),
             },
+        }
+    }
+}
+
+impl Assignment {
+    /// What an order says is its operator's, and an operator may be anybody: it is bounded before it is kept.
+    pub fn check(&self) -> Result<(), NotTaken> {
+        let room = |what, found, max| if found > max { Err(NotTaken::TooMany { what, found, max }) } else { Ok(()) };
+        if self.operators.is_empty() {
+            return Err(NotTaken::NoOperator);
+        }
+        room("operators", self.operators.len(), OPERATORS_MAX)?;
+        room("labels", self.labels.len(), BOX_LABELS_MAX)?;
+        if self.labels.iter().flat_map(|(key, value)| [key, value]).any(|text| text.parse::<Name>().is_err()) {
+            return Err(NotTaken::Label);
+        }
+        match &self.way {
+            Way::Found { domain, .. } if domain != "localhost" && domain.parse::<Domain>().is_err() => {
+                Err(NotTaken::Domain)
+            }
+            Way::Found { .. } => Ok(()),
+            Way::Join { doors } => {
+                room("doors", doors.len(), DOORS_MAX)?;
+                let addresses = doors.iter().map(|door| door.addresses.len()).sum();
+                room("addresses", addresses, DOORS_MAX * SIGHTING_ADDRESSES_MAX)?;
+                if addresses == 0 { Err(NotTaken::NoDoor) } else { Ok(()) }
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use base::{BoxId, CloudId, Name, Roles};
 use mdns_sd::{Receiver, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo};
 use tokio::sync::watch;
 
-use crate::knock::Hardware;
+use crate::knock::{DISKS_TOLD_MAX, Hardware};
 
 const SERVICE: &str = "_firmament._tcp.local.";
 /// How often the thread that listens looks whether it should end.
@@ -101,7 +101,7 @@ impl Gday {
             let (heard, daemon) = (Arc::clone(&heard), daemon.clone());
             std::thread::Builder::new()
                 .name("gday".to_owned())
-                .spawn(move || listen(&daemon, &browsed, &heard, &changed))
+                .spawn(move || listen(&daemon, browsed, &heard, &changed))
                 .map_err(GdayError::Thread)?
         };
         Ok(Self {
@@ -179,40 +179,49 @@ fn daemon() -> Result<ServiceDaemon, GdayError> {
     Ok(daemon)
 }
 
-fn listen(daemon: &ServiceDaemon, browsed: &Receiver<ServiceEvent>, heard: &Heard, changed: &watch::Sender<u64>) {
+fn listen(daemon: &ServiceDaemon, mut browsed: Receiver<ServiceEvent>, heard: &Heard, changed: &watch::Sender<u64>) {
     let mut checked = Instant::now();
     while !heard.ended.load(std::sync::atomic::Ordering::Acquire) {
-        match browsed.recv_timeout(TURN) {
+        let lost = match browsed.recv_timeout(TURN) {
             Ok(event) => {
                 let mut sightings = heard.sightings.lock().unwrap_or_else(PoisonError::into_inner);
                 if sightings.take(event) {
                     changed.send_modify(|number| *number += 1);
                 }
+                false
             }
-            Err(_) if browsed.is_disconnected() => return,
-            Err(_) => {}
-        }
-        if checked.elapsed() > GDAY_FLOOD_CHECK {
+            // The library ends a subscription whose reader is slower than what comes: a flood.
+            Err(_) => browsed.is_disconnected(),
+        };
+        let full = checked.elapsed() > GDAY_FLOOD_CHECK && {
             checked = Instant::now();
-            forget_a_flood(daemon);
+            is_flooded(daemon)
+        };
+        if !lost && !full {
+            continue;
+        }
+        tracing::warn!("somebody floods the segment with names: what was heard is forgotten, and asked for anew");
+        std::thread::sleep(TURN);
+        // Stopping drops what was cached.
+        let _ = daemon.stop_browse(SERVICE);
+        heard.sightings.lock().unwrap_or_else(PoisonError::into_inner).known.clear();
+        changed.send_modify(|number| *number += 1);
+        match daemon.browse(SERVICE) {
+            Ok(again) => browsed = again,
+            Err(error) => {
+                tracing::error!(%error, "boxes can't be listened for any more");
+                return;
+            }
         }
     }
 }
 
-/// The library keeps every record that it hears. When a flood has filled it, it is made to forget.
-fn forget_a_flood(daemon: &ServiceDaemon) {
-    let Ok(metrics) = daemon.get_metrics() else { return };
-    let Ok(metrics) = metrics.recv_timeout(TURN) else { return };
+/// Does the library hold more than a segment's boxes could have said? It keeps every record that it hears.
+fn is_flooded(daemon: &ServiceDaemon) -> bool {
+    let Ok(metrics) = daemon.get_metrics() else { return false };
+    let Ok(metrics) = metrics.recv_timeout(TURN) else { return false };
     let cached: i64 = metrics.iter().filter(|(name, _)| name.starts_with("cached-")).map(|(_, number)| number).sum();
-    if cached > GDAY_CACHE_MAX {
-        tracing::warn!(
-            cached,
-            "somebody floods the segment with names: what was heard is forgotten and asked for anew"
-        );
-        // Stopping to browse drops what was cached for it.
-        let _ = daemon.stop_browse(SERVICE);
-        let _ = daemon.browse(SERVICE);
-    }
+    cached > GDAY_CACHE_MAX
 }
 
 impl Sightings {
@@ -262,8 +271,8 @@ fn service(said: &Announcement, mark: &Mark) -> Result<ServiceInfo, GdayError> {
     Ok(service)
 }
 
-/// Disks that are announced: a TXT string has 255 bytes, a size 14.
-const SAID_DISKS_MAX: usize = 16;
+/// A TXT string has 255 bytes, and the size of a disk 14 at the most.
+const SAID_DISKS_MAX: usize = DISKS_TOLD_MAX;
 const GDAY_FLOOD_CHECK: Duration = Duration::from_secs(10);
 
 /// None for what is no box's announcement.

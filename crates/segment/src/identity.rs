@@ -17,15 +17,15 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 /// Why a box has no identity.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    #[error("the box's key {path} can't be read or written")]
+    #[error("the key {path} can't be read or written")]
     File {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    #[error("the box's key {path} is damaged: put it back from a copy, or remove it and the box becomes another one")]
+    #[error("the key {path} is damaged: put it back from a copy")]
     Damaged { path: PathBuf },
-    #[error("others may read the box's key {path} (mode {mode:o}): `chmod 600` it, or remove it if it was seen")]
+    #[error("others may read the key {path} (mode {mode:o}): `chmod 600` it; if it was seen, it is no secret any more")]
     Exposed { path: PathBuf, mode: u32 },
     #[error("the system makes no key")]
     Make,

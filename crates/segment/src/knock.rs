@@ -14,6 +14,7 @@ mod tls;
 mod visit;
 mod wire;
 
+use base::limits::FOREIGN_WORDS_CHARS_MAX;
 use base::{BoxId, CloudId, Digest, Name, Roles, Timestamp};
 use firming::Order;
 use serde::{Deserialize, Serialize};
@@ -56,6 +57,31 @@ pub struct Hardware {
     pub memory: u64,
     /// Bytes of each disk that may hold data.
     pub disks: Vec<u64>,
+}
+
+impl About {
+    /// What a box says of itself, bounded and without anything that steers a terminal. None where it is no box's.
+    fn cleaned(mut self) -> Option<Self> {
+        let known = ["blank", "firming", "firm", "resetting"].contains(&self.standing.as_str());
+        self.version = plain(&self.version);
+        self.why = self.why.as_deref().map(plain);
+        self.hardware.disks.truncate(DISKS_TOLD_MAX);
+        known.then_some(self)
+    }
+}
+
+/// Disks that a box tells of.
+pub(crate) const DISKS_TOLD_MAX: usize = 16;
+
+/// Words of somebody else: one line, so many characters at the most, nothing that a terminal obeys.
+fn plain(text: &str) -> String {
+    let shown = text.chars().take(FOREIGN_WORDS_CHARS_MAX);
+    shown.map(|ch| if ch.is_control() || is_odd(ch) { '\u{fffd}' } else { ch }).collect()
+}
+
+/// Marks that turn the direction of writing or take no room: what is read isn't what is there.
+fn is_odd(ch: char) -> bool {
+    matches!(ch, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// What may be asked once both are introduced.

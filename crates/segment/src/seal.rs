@@ -112,6 +112,12 @@ impl Seal {
         self.promise.operator
     }
 
+    /// When it ends: what it promised until then stays as it is.
+    #[must_use]
+    pub fn until(&self) -> Timestamp {
+        self.promise.until
+    }
+
     /// Shows the seal within one introduction; it says nothing in another.
     #[must_use]
     pub fn prove(&self, transcript: &Digest) -> SealProof {

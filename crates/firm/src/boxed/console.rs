@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base::BoxId;
+use base::limits::TWINS_TOLD_MAX;
 use segment::knock::{About, Caller};
 use segment::{Gday, Sighting};
 
@@ -65,15 +66,18 @@ impl Console {
         let hosts =
             |twin: &Sighting| twin.addresses.first().map_or_else(String::new, |address| address.ip().to_string());
         let twins: Vec<_> = twins.iter().map(hosts).collect();
-        for twin in twins.iter().filter(|twin| !shown.twins.contains(twin)) {
+        for twin in twins {
+            if shown.twins.len() >= TWINS_TOLD_MAX || shown.twins.contains(&twin) {
+                continue;
+            }
             let said = format!(
                 "another box at {twin} says that it has this box's key: was its disk copied? `firm boxes` shows whether \
                  it does; if so, stop one of them, remove box/identity.key from its directory, and start it again"
             );
             self.out.warn(&said);
             tracing::warn!(twin, "another box says that it has this box's key");
+            shown.twins.push(twin);
         }
-        shown.twins = twins;
     }
 
     pub(super) fn standing(&self, about: &About) {
@@ -96,11 +100,7 @@ impl Console {
     }
 
     /// Somebody new is introduced.
-    pub(super) fn introduced(&self, caller: &Caller, sealed: bool) {
-        // A sealed box's operator has nothing to compare.
-        if sealed {
-            return;
-        }
+    pub(super) fn introduced(&self, caller: &Caller) {
         self.line(&format!(
             "proof words for {} at {}:  {}",
             caller.introduction.with.name(),

@@ -34,9 +34,19 @@ pub(super) enum DiskError {
     },
     #[error("`{}` has format {found}, and this build reads {FORMAT}: run the newer build that wrote it", path.display())]
     Newer { path: PathBuf, found: u32 },
+    #[error(
+        "`{}` holds a cloud's data, and there is no box/standing.json that says whose: put it back from a copy, or move \
+         the data away",
+        path.display()
+    )]
+    StandingGone { path: PathBuf },
     #[error("the box's key can't be opened")]
     Identity(#[source] IdentityError),
 }
+
+/// A file that gives its room to a standing when the disk is full: two of them, of the largest order that is taken.
+const RESERVE: &str = "reserve";
+const RESERVE_BYTES: usize = 128 << 10;
 
 /// What the cloud was told when it was founded, and all its boxes are told when they join.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -70,7 +80,11 @@ impl Disk {
         let lock =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(file(&path))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
+            Ok(()) => {
+                let disk = Self { dir: dir.to_owned(), _lock: lock };
+                disk.reserve();
+                Ok(disk)
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => Err(DiskError::InUse { path: dir.to_owned() }),
             Err(error) => Err(file(&path)(error.into())),
         }
@@ -97,7 +111,11 @@ impl Disk {
         let path = self.own("standing.json");
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Standing::Blank),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // A box that was never told anything has no data either.
+                let holds = fs::read_dir(self.node()).is_ok_and(|mut entries| entries.next().is_some());
+                return if holds { Err(DiskError::StandingGone { path: self.node() }) } else { Ok(Standing::Blank) };
+            }
             Err(source) => return Err(DiskError::File { path, source }),
         };
         // The format first: a newer build's standing may not even be readable.
@@ -112,32 +130,71 @@ impl Disk {
         Ok(written.standing)
     }
 
-    /// What this returns for is on the disk.
+    /// What this returns for is on the disk. A full disk has room for it: that is what the reserve is for.
     pub(super) fn write_standing(&self, standing: &Standing) -> Result<(), DiskError> {
         let path = self.own("standing.json");
         let written = Written { format: FORMAT, standing: standing.clone() };
         let text = serde_json::to_vec_pretty(&written)
             .map_err(|source| DiskError::Malformed { path: path.clone(), source })?;
-        write_private(&path, &text).map_err(|source| DiskError::File { path, source })
+        let result = match write_private(&path, &text) {
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                // Where there is none the second try says so.
+                let _ = fs::remove_file(self.own(RESERVE));
+                write_private(&path, &text)
+            }
+            result => result,
+        };
+        self.reserve();
+        result.map_err(|source| DiskError::File { path, source })
+    }
+
+    /// Takes room for the next standing, where there is any.
+    fn reserve(&self) {
+        let path = self.own(RESERVE);
+        if fs::metadata(&path).is_ok_and(|found| found.len() == RESERVE_BYTES as u64) {
+            return;
+        }
+        // Written to, and not only made long: a hole is no room.
+        if let Err(error) = write_private(&path, &[0x66; RESERVE_BYTES]) {
+            tracing::warn!(%error, "there is no room to keep in reserve: a full disk may keep this box from being reset");
+        }
     }
 
     /// Deletes the node's data, and the box's key where told. What it returns for is gone from the disk.
     pub(super) fn wipe(&self, key: bool) -> Result<(), DiskError> {
         let node = self.node();
-        let gone = |path: PathBuf, removed: io::Result<()>| match removed {
+        let file = |path: &Path, source| DiskError::File { path: path.to_owned(), source };
+        let gone = |path: &Path, removed: io::Result<()>| match removed {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed.map_err(|source| DiskError::File { path, source }),
+            removed => removed.map_err(|source| file(path, source)),
         };
-        gone(node.clone(), fs::remove_dir_all(&node))?;
+        // What is in it first: the folder itself may be where a disk of its own is mounted, and stays then.
+        match fs::read_dir(&node) {
+            Ok(entries) => {
+                for entry in entries {
+                    let entry = entry.map_err(|source| file(&node, source))?;
+                    let path = entry.path();
+                    let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+                    gone(&path, if is_folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) })?;
+                }
+                match fs::remove_dir(&node) {
+                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+                    removed => gone(&node, removed)?,
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(file(&node, source)),
+        }
         if key {
             for name in ["identity.key", "id"] {
                 let path = self.own(name);
-                gone(path.clone(), fs::remove_file(&path))?;
+                gone(&path, fs::remove_file(&path))?;
             }
         }
         for dir in [self.dir.clone(), self.dir.join("box")] {
-            File::open(&dir).and_then(|dir| dir.sync_all()).map_err(|source| DiskError::File { path: dir, source })?;
+            File::open(&dir).and_then(|dir| dir.sync_all()).map_err(|source| file(&dir, source))?;
         }
+        self.reserve();
         Ok(())
     }
 
@@ -176,6 +233,16 @@ mod tests {
         disk.wipe(true).expect("wiped");
         disk.wipe(true).expect("wiped again");
         assert_ne!(disk.identity().expect("made").id(), id);
+    }
+
+    #[test]
+    fn data_without_a_standing_is_nobodys_to_wipe() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = Disk::open(folder.path()).expect("opened");
+        fs::create_dir(disk.node()).expect("made");
+        assert!(disk.standing().is_ok(), "an empty folder, such as a mounted disk's, is no data");
+        fs::write(disk.node().join("record.sqlite"), "x").expect("written");
+        assert!(matches!(disk.standing(), Err(DiskError::StandingGone { .. })));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! What the box answers to those who knock.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use base::limits::BOX_ORDER_TIME_MAX;
-use base::{BoxId, Name, Timestamp};
-use firming::{Standing, Then};
+use base::limits::{BOX_ORDER_TIME_MAX, ORDERS_REFUSED_TOLD_EVERY};
+use base::{BoxId, Name, Roles, Timestamp};
+use firming::{NotTaken, Standing, Then, What};
 use segment::knock::{About, Call, Caller, Hardware, Porter, Refused, Reply, read_order};
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
@@ -88,11 +89,13 @@ pub(super) struct BoxPorter {
     shared: Arc<Shared>,
     bring: mpsc::Sender<Brought>,
     console: Console,
+    /// When refusals were last told of, and how many there were since.
+    refusals: Mutex<(Option<Instant>, u64)>,
 }
 
 impl BoxPorter {
     pub(super) fn new(shared: Arc<Shared>, bring: mpsc::Sender<Brought>, console: Console) -> Self {
-        Self { shared, bring, console }
+        Self { shared, bring, console, refusals: Mutex::default() }
     }
 
     async fn order(&self, caller: &Caller, signed: &segment::knock::SignedOrder) -> Result<Reply, Refused> {
@@ -100,13 +103,16 @@ impl BoxPorter {
         let order = read_order(signed, &caller.introduction)?;
         let obeys = self.shared.told().standing.obeys(self.shared.seal, signer);
         if let Err(refused) = obeys {
-            tracing::warn!(from = %signer.long_name(), address = %caller.address, "an order was refused: {refused}");
+            self.refused(caller, &refused);
             return Err(Refused::no(refused.to_string()));
+        }
+        if matches!(&order.what, What::Firm(assignment) if assignment.roles != Roles::solo()) {
+            return Err(Refused::no("this build's clouds are of one box: it can be solo, and nothing less"));
         }
         tracing::info!(from = %signer.long_name(), address = %caller.address, order = order.id.0, "an order");
         let (taken, answer) = oneshot::channel();
         self.bring
-            .try_send(Brought { order, taken })
+            .try_send(Brought { order, signer, taken })
             .map_err(|_| Refused::not_now("the box has more orders than it can look at: try again in a moment"))?;
         let answer = tokio::time::timeout(BOX_ORDER_TIME_MAX, answer).await;
         match answer {
@@ -115,6 +121,17 @@ impl BoxPorter {
             Ok(Err(_)) | Err(_) => {
                 Err(Refused::not_now("the box is busy, and whether it took the order shows `firm boxes`"))
             }
+        }
+    }
+
+    /// Says that somebody was refused, but not as often as strangers like.
+    fn refused(&self, caller: &Caller, why: &NotTaken) {
+        let mut last = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        last.1 += 1;
+        if last.0.is_none_or(|at: Instant| at.elapsed() >= ORDERS_REFUSED_TOLD_EVERY) {
+            let (from, address) = (caller.introduction.with.long_name(), caller.address);
+            tracing::warn!(%from, %address, orders = last.1, "orders were refused, lately: {why}");
+            *last = (Some(Instant::now()), 0);
         }
     }
 
@@ -130,7 +147,8 @@ impl BoxPorter {
         if !membership.operators.contains(&operator) {
             return Err(Refused::no(format!("your key is none of cloud {}'s operators'", membership.name)));
         }
-        let access = access.ok_or_else(|| Refused::not_now("the node is starting"))?;
+        let why = self.shared.about().why.unwrap_or_else(|| "it is starting".to_owned());
+        let access = access.ok_or_else(|| Refused::not_now(format!("the node doesn't run yet: {why}")))?;
         let label = format!("operator {}", operator.long_name());
         let token = access.cloud.operator_token(&label).await.map_err(|error| {
             tracing::error!(error = base::chain(&error), "no token can be made for an operator");
@@ -150,7 +168,7 @@ impl BoxPorter {
 
 impl Porter for BoxPorter {
     fn introduced(&self, caller: &Caller) {
-        self.console.introduced(caller, self.shared.seal.is_some());
+        self.console.introduced(caller);
     }
 
     async fn answer(&self, caller: &Caller, call: Call) -> Result<Reply, Refused> {

@@ -1,5 +1,8 @@
 //! `firm boxes`: who is on this segment.
 
+use std::net::{IpAddr, SocketAddr};
+
+use base::limits::KNOCK_PORT;
 use base::{BoxId, Bytes, CloudId, Name, Roles};
 use segment::knock::Hardware;
 use serde::Serialize;
@@ -60,7 +63,7 @@ struct SilentView {
 
 pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
     let mut operator = Operator::open()?;
-    let seen = nearby::look(&mut operator, &args.place).await?;
+    let seen = nearby::look(&mut operator, &args.place, None).await?;
     let told = told(&seen);
     cx.out.answer(&told, |out| {
         let mut table =
@@ -100,8 +103,10 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
             }
         }
         for silent in &told.silent {
-            let who = silent.claims.as_ref().map_or_else(|| "somebody".to_owned(), ToString::to_string);
-            out.warn(&format!("at {} {who} said G'day, but: {}", silent.address, silent.why));
+            out.warn(&match &silent.claims {
+                Some(name) => format!("{name} said G'day from {}, but: {}", silent.address, silent.why),
+                None => format!("at {}: {}", silent.address, silent.why),
+            });
         }
         if told.overheard > 0 {
             out.warn(&format!("{} more said G'day than can be kept: somebody floods this segment", told.overheard));
@@ -124,14 +129,14 @@ fn told(seen: &Seen) -> Told {
             roles: about.roles,
             cloud: about.cloud,
             cloud_name: about.cloud_name,
-            address: found.address.ip().to_string(),
+            address: shown(found.address),
             interface: found.interface.clone(),
             hardware: about.hardware,
             version: about.version,
             sealed: seal == Some(Ok(())),
             seal_doubt: seal.and_then(Result::err).map(|doubt| doubt.to_string()),
             words: found.visit.introduction().words.to_string(),
-            twins: found.twins.iter().map(|twin| twin.ip().to_string()).collect(),
+            twins: found.twins.iter().copied().map(shown).collect(),
         }
     };
     let silent = seen.silent.iter().map(|silent| SilentView {
@@ -140,6 +145,15 @@ fn told(seen: &Seen) -> Told {
         why: silent.why.clone(),
     });
     Told { boxes: seen.boxes.iter().map(view).collect(), silent: silent.collect(), overheard: seen.overheard }
+}
+
+/// Without the port, where that is what it always is.
+fn shown(address: SocketAddr) -> String {
+    match (address.port(), address.ip()) {
+        (KNOCK_PORT, IpAddr::V6(ip)) if ip.is_unicast_link_local() => address.to_string(),
+        (KNOCK_PORT, ip) => ip.to_string(),
+        _ => address.to_string(),
+    }
 }
 
 /// Whole GiB from one upwards, whole MiB below: what a person buys.

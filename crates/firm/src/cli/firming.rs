@@ -9,6 +9,7 @@ use base::{CloudId, Name, Roles, Span};
 use firming::{Assignment, Order, OrderId, Way, What};
 use segment::ProofWords;
 use segment::knock::VisitError;
+use segment::seal::SealDoubt;
 use serde::Serialize;
 
 use super::exit::Exit;
@@ -58,7 +59,10 @@ pub(super) struct ResetArgs {
     /// The box's name, as `firm boxes` shows it
     #[arg(value_name = "BOX")]
     name: String,
-    /// Don't ask
+    /// The four proof words that the box's console shows; needed only for a box that you didn't firm
+    #[arg(long, value_name = "WORDS")]
+    words: Option<ProofWords>,
+    /// Don't ask whether it may be wiped
     #[arg(long, short)]
     yes: bool,
     /// How long to wait until the box is blank
@@ -87,7 +91,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 
 pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
     let domain = crate::up::cloud_domain(&args.domain)?;
-    let labels: BTreeMap<_, _> = args.label.into_iter().collect();
+    let labels: BTreeMap<_, _> = args.label.iter().cloned().collect();
     if labels.len() > BOX_LABELS_MAX {
         return Err(Failure::usage(format!("a box has {BOX_LABELS_MAX} labels at the most")));
     }
@@ -96,26 +100,37 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
             .help(format!("firm firm solo {}; clouds of several boxes are not there yet", args.name)));
     }
     let mut operator = Operator::open()?;
-    let mut found = nearby::look(&mut operator, &args.place).await?.take(&args.name)?;
+    let mut found = nearby::look(&mut operator, &args.place, Some(&args.name)).await?.take(&args.name)?;
     free(&args.cloud, &found)?;
-    compare(cx, &found, args.words)?;
+    let began = Instant::now();
+    // It was told before, and whoever told it was called away: what is left is to get at it.
+    let is_there = found.about.standing == "firm" && found.about.cloud_name.as_ref() == Some(&args.cloud);
+    if is_there && operator.knows(found.about.id) {
+        return finish(cx, &mut operator, found, &args, began).await;
+    }
+    compare(cx, &operator, &found, args.words)?;
     let cloud = CloudId(random()?);
     let assignment = Assignment {
         cloud,
         name: args.cloud.clone(),
         roles: args.roles.clone(),
-        way: Way::Found { domain, tenant: args.first_tenant },
+        way: Way::Found { domain, tenant: args.first_tenant.clone() },
         labels,
         operators: vec![operator.identity.id()],
     };
     let order = order(&found, What::Firm(Box::new(assignment)))?;
-    let began = Instant::now();
     found.visit.order(&order).await.map_err(|error| refused(&found, &error))?;
+    operator.claim(found.about.id);
     wait(cx, &operator, &mut found, "firm", args.timeout.0).await?;
     if found.about.cloud != Some(cloud) {
         return Err(Failure::new(Exit::Refused, format!("{} is firm, but of another cloud", args.name)));
     }
-    let context = access(&operator, &mut found, &args.cloud, args.timeout.0).await?;
+    finish(cx, &mut operator, found, &args, began).await
+}
+
+/// The box is firm: gets what commands need, and says so.
+async fn finish(cx: &Cx, operator: &mut Operator, mut found: Found, args: &FirmArgs, began: Instant) -> Outcome {
+    let context = access(operator, &mut found, &args.cloud, args.timeout.0).await?;
     let told = told(&found, began, Some(context.clone()));
     cx.out.answer(&told, |out| {
         out.line(&format!(
@@ -134,7 +149,8 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
 
 pub(super) async fn reset(cx: &Cx, args: ResetArgs) -> Outcome {
     let mut operator = Operator::open()?;
-    let mut found = nearby::look(&mut operator, &args.place).await?.take(&args.name)?;
+    let mut found = nearby::look(&mut operator, &args.place, Some(&args.name)).await?.take(&args.name)?;
+    compare(cx, &operator, &found, args.words)?;
     let what = match (&found.about.roles, &found.about.cloud_name) {
         (Some(roles), Some(cloud)) => {
             format!("Reset {}, {roles} of cloud {cloud}, and delete all its data?", args.name)
@@ -142,13 +158,22 @@ pub(super) async fn reset(cx: &Cx, args: ResetArgs) -> Outcome {
         _ => format!("Reset {}?", args.name),
     };
     cx.out.confirm(&what, args.yes)?;
+    let cloud = found.about.cloud_name.clone();
     let order = order(&found, What::Reset)?;
     let began = Instant::now();
     found.visit.order(&order).await.map_err(|error| refused(&found, &error))?;
     wait(cx, &operator, &mut found, "blank", args.timeout.0).await?;
-    let told = told(&found, began, None);
+    let context = match &cloud {
+        Some(cloud) => forget(cloud, &found)?,
+        None => None,
+    };
+    let told = told(&found, began, context);
     cx.out.answer(&told, |out| {
-        out.line(&format!("{} {} is blank, after {:.1} s", out.paint(Tone::Good, "✓"), told.name, told.seconds))
+        out.line(&format!("{} {} is blank, after {:.1} s", out.paint(Tone::Good, "✓"), told.name, told.seconds))?;
+        match &told.context {
+            Some(context) => out.line(&format!("Context {context} is forgotten: its cloud is no more.")),
+            None => Ok(()),
+        }
     })
 }
 
@@ -158,17 +183,36 @@ fn free(cloud: &Name, found: &Found) -> Outcome {
     let known = contexts::load(&contexts::folder()?)?;
     let ip = |address: &str| address.parse::<SocketAddr>().ok().map(|address| address.ip());
     match known.contexts.get(cloud) {
-        Some(context) if ip(&context.address) != Some(found.address.ip()) => Err(Failure::usage(format!(
-            "there is a context {cloud} already, for the cloud at {}",
-            context.address
-        ))
-        .help("call the new cloud something else: --cloud NAME; or forget the old one: firm context remove NAME")),
+        Some(context) if ip(&context.address) != Some(found.address.ip()) => {
+            Err(Failure::usage(format!("there is a context {cloud} already, for the cloud at {}", context.address))
+                .help(
+                    "call the new cloud something else: --cloud NAME; or forget the old one: firm context remove NAME",
+                ))
+        }
         _ => Ok(()),
     }
 }
 
-/// Nothing is ordered before the box is known to be the one that it seems to be.
-fn compare(cx: &Cx, found: &Found, told: Option<ProofWords>) -> Outcome {
+/// The context of a cloud that was one box, and is gone.
+fn forget(cloud: &Name, found: &Found) -> Outcome<Option<Name>> {
+    let folder = contexts::folder()?;
+    let ip = |address: &str| address.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let is_its = |context: &api::Context| ip(&context.address) == Some(found.address.ip());
+    if !contexts::load(&folder)?.contexts.get(cloud).is_some_and(is_its) {
+        return Ok(None);
+    }
+    contexts::change(&folder, |known| {
+        known.contexts.remove(cloud);
+        if known.current.as_ref() == Some(cloud) {
+            known.current = None;
+        }
+    })?;
+    Ok(Some(cloud.clone()))
+}
+
+/// Nothing is ordered before the box is known to be the one that it seems to be: it was known before, its seal says so, or
+/// its words were compared.
+fn compare(cx: &Cx, operator: &Operator, found: &Found, told: Option<ProofWords>) -> Outcome {
     let words = found.visit.introduction().words;
     let name = found.about.id.name();
     if let Some(told) = told {
@@ -176,25 +220,38 @@ fn compare(cx: &Cx, found: &Found, told: Option<ProofWords>) -> Outcome {
             Ok(())
         } else {
             Err(Failure::new(Exit::Refused, format!("the words are not those of {name}: they would be `{words}`")).help(
-                "nothing was done. If its console really shows what you gave, somebody stands between you and the box; \
-                 if it was started anew meanwhile, look at its console once more",
+                "nothing was done. Look at its console once more: it may show newer words for you. If it really shows \
+                 what you gave, somebody stands between you and the box",
             ))
         };
     }
+    if operator.knows(found.about.id) {
+        return Ok(());
+    }
     match found.visit.seal(when::now()) {
         Some(Ok(())) => return Ok(()),
+        Some(Err(doubt @ SealDoubt::Ended(_))) => {
+            cx.out.warn(&format!("{name}: {doubt}, so its words must be compared"))
+        }
         Some(Err(doubt)) => {
             return Err(Failure::new(Exit::Refused, format!("{name} can't be trusted: {doubt}"))
                 .help("it obeys the operator of its seal alone; to use it, start it with your seal or without one"));
         }
         None => {}
     }
+    if !cx.out.is_interactive() {
+        return Err(uncompared(&name));
+    }
     cx.out.note(&format!("The console of {name} shows these words for you:\n\n    {words}\n"));
     cx.out.confirm("Are they the same?", false).map_err(|failure| match failure.exit {
-        Exit::Usage => Failure::usage(format!("the proof words of {name} were compared by nobody"))
-            .help(format!("read them on its console, and give them: --words \"{}\"", "word word word word")),
+        Exit::Usage => uncompared(&name),
         _ => failure,
     })
+}
+
+fn uncompared(name: &Name) -> Failure {
+    Failure::usage(format!("the proof words of {name} were compared by nobody"))
+        .help("read them on its console, and give them: --words \"word word word word\"")
 }
 
 fn order(found: &Found, what: What) -> Outcome<Order> {
@@ -226,7 +283,7 @@ async fn wait(cx: &Cx, operator: &Operator, found: &mut Found, wanted: &str, wit
     let mut said = String::new();
     loop {
         let now = match found.again(operator).await {
-            Ok(about) if about.standing == wanted => return Ok(()),
+            Ok(about) if about.standing == wanted && (wanted == "blank" || about.why.is_none()) => return Ok(()),
             // It gave up: it will not become what was wanted.
             Ok(about) if about.standing == "blank" && about.why.is_some() => {
                 return Err(Failure::new(
@@ -276,6 +333,11 @@ async fn access(operator: &Operator, found: &mut Found, cloud: &Name, within: Du
         Failure::new(Exit::Refused, format!("what the box gives can't be read: {error}"))
             .help("are the box and this program of one version?")
     })?;
+    // A name that isn't one would be a strange thing to find in a file tomorrow.
+    if context.host.parse::<base::Domain>().is_err() || !context.authority.contains("BEGIN CERTIFICATE") {
+        return Err(Failure::new(Exit::Refused, "what the box gives is no access to a cloud")
+            .help("are the box and this program of one version?"));
+    }
     let port = context.address.trim_start_matches(':').parse().unwrap_or(443);
     let mut address = found.address;
     address.set_port(port);

@@ -1,7 +1,9 @@
 //! `firm operator`: the key by which boxes know this user.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use base::limits::SEAL_TIME_MAX;
 use base::{BoxId, Name, Span, Timestamp};
 use clap::Subcommand;
 use segment::Seal;
@@ -68,6 +70,10 @@ pub(super) fn run(cx: &Cx, args: Args) -> Outcome {
             })
         }
         Some(Action::Seal { out: path, valid }) => {
+            if valid.0 < Duration::from_secs(1) || valid.0 > SEAL_TIME_MAX {
+                return Err(Failure::usage(format!("a seal that is good for {valid} is of no use"))
+                    .help(format!("write 1s to {}", Span(SEAL_TIME_MAX))));
+            }
             let until = when::now().plus(valid.0);
             let seal = Seal::make(&operator.identity, until).and_then(|seal| seal.to_text());
             let text = seal.map_err(|error| Failure::of(Exit::Refused, &error))?;

@@ -2,14 +2,19 @@
 //!
 //! What others said is never shown as a fact: a box is listed as what it proved to be when we knocked.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs::{self, DirBuilder};
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use base::limits::{BOXES_KNOCKED_AT_ONCE, INTRODUCTIONS_REMEMBERED_MAX, KNOCK_PORT};
-use base::{BoxId, Name};
+use base::limits::{
+    ADDRESS_LOOK_TIME_MAX, BOX_LOOK_TIME_MAX, BOXES_KNOCKED_AT_ONCE, BOXES_LOOK_TIME_MAX, INTRODUCTIONS_REMEMBERED_MAX,
+    KNOCK_PORT,
+};
+use base::{BoxId, Name, Roles};
 use futures_util::StreamExt as _;
 use segment::identity::write_private;
 use segment::knock::{About, Remembered, VisitError};
@@ -21,7 +26,7 @@ use super::exit::Exit;
 use super::failure::{Failure, Outcome};
 use super::when;
 
-/// The operator's key, and what is remembered of introductions.
+/// The operator's key, and what is remembered of boxes.
 pub(super) struct Operator {
     pub(super) identity: Identity,
     pub(super) path: PathBuf,
@@ -33,6 +38,9 @@ pub(super) struct Operator {
 struct Introduced {
     at: u64,
     with: Remembered,
+    /// This operator compared its words, or checked its seal, and firmed it.
+    #[serde(default)]
+    mine: bool,
 }
 
 impl Operator {
@@ -42,9 +50,14 @@ impl Operator {
         let file = |path: &Path, error: &dyn std::error::Error| {
             Failure::new(Exit::Refused, format!("`{}`: {}", path.display(), base::chain(error)))
         };
-        fs::create_dir_all(&folder).map_err(|error| file(&folder, &error))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(|error| file(&folder, &error))?;
         let path = folder.join("operator.key");
-        let identity = Identity::open(&path).map_err(|error| Failure::of(Exit::Refused, &error))?;
+        let identity = Identity::open(&path).map_err(|error| {
+            Failure::of(Exit::Refused, &error).help(
+                "it is the key by which boxes know you, and boxes that are firm obey it alone: don't remove it before \
+                 you have looked for a copy",
+            )
+        })?;
         let introductions = folder.join("introductions.json");
         // What can't be read is forgotten: boxes are introduced anew.
         let remembered =
@@ -52,25 +65,44 @@ impl Operator {
         Ok(Self { identity, path, introductions, remembered })
     }
 
-    /// Keeps what was learnt, the latest of it.
+    /// Was this box firmed by this operator?
+    pub(super) fn knows(&self, id: BoxId) -> bool {
+        self.remembered.get(&id).is_some_and(|introduced| introduced.mine)
+    }
+
+    /// The box was trusted, and firmed.
+    pub(super) fn claim(&mut self, id: BoxId) {
+        if let Some(introduced) = self.remembered.get_mut(&id) {
+            introduced.mine = true;
+        }
+        self.write();
+    }
+
+    /// Keeps what was learnt: the latest of it, and the boxes that are this operator's.
     fn remember(&mut self, visits: impl IntoIterator<Item = (BoxId, Remembered)>) {
         let at = when::now().0;
         for (id, with) in visits {
-            self.remembered.insert(id, Introduced { at, with });
+            let mine = self.knows(id);
+            self.remembered.insert(id, Introduced { at, with, mine });
         }
         while self.remembered.len() > INTRODUCTIONS_REMEMBERED_MAX {
-            let oldest = self.remembered.iter().min_by_key(|(_, introduced)| introduced.at).map(|(id, _)| *id);
-            self.remembered.remove(&oldest.expect("there are too many"));
+            let oldest = self.remembered.iter().min_by_key(|(_, introduced)| (introduced.mine, introduced.at));
+            let oldest = oldest.map(|(id, _)| *id).expect("there are too many");
+            self.remembered.remove(&oldest);
         }
-        // Without it the next words are others; that is all.
+        self.write();
+    }
+
+    /// Without it the next words are others; that is all.
+    fn write(&self) {
         if let Ok(text) = serde_json::to_vec(&self.remembered) {
             let _ = write_private(&self.introductions, &text);
         }
     }
 
-    async fn knock(&self, address: SocketAddr, claimed: Option<BoxId>) -> Result<Visit, VisitError> {
+    async fn knock(&self, address: SocketAddr, wanted: Option<BoxId>) -> Result<Visit, VisitError> {
         let known = |id| self.remembered.get(&id).map(|introduced| introduced.with);
-        Visit::knock(address, &self.identity, claimed, known).await
+        Visit::knock(address, &self.identity, wanted, known).await
     }
 }
 
@@ -115,7 +147,7 @@ pub(super) struct Where {
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     pub(super) at: Vec<SocketAddr>,
     /// How long to listen for boxes that say G'day; 0s for not at all
-    #[arg(long, default_value = "1s")]
+    #[arg(long, default_value = "2s")]
     pub(super) listen: base::Span,
 }
 
@@ -127,24 +159,32 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| format!("an address is an IP with or without a port, as in 10.0.0.7 or [fd00::7]:{KNOCK_PORT}"))
 }
 
-/// Listens, then knocks at everybody who was heard and at the addresses that were given.
-pub(super) async fn look(operator: &mut Operator, place: &Where) -> Outcome<Seen> {
-    let (mut places, overheard) = if place.listen.0.is_zero() { (Vec::new(), 0) } else { hear(place.listen.0).await? };
+/// Listens, then knocks at everybody who was heard and at the addresses that were given. With a `wanted` name it listens
+/// no longer than until that box is heard, and knocks at no other.
+pub(super) async fn look(operator: &mut Operator, place: &Where, wanted: Option<&str>) -> Outcome<Seen> {
+    let (mut places, overheard) =
+        if place.listen.0.is_zero() { (Vec::new(), 0) } else { hear(place.listen.0, wanted).await? };
     places.extend(place.at.iter().map(|address| Place {
         claimed: None,
         addresses: vec![*address],
         interface: "-".to_owned(),
     }));
+    let claimed: Vec<_> = places.iter().map(|place| (place.claimed, place.addresses.first().copied())).collect();
     let known: &Operator = operator;
-    let visits: Vec<_> = futures_util::stream::iter(places)
-        .map(|place| async move { visit(known, place).await })
+    // Each address once, whoever names it: a rogue that names another's would have us knock there without end.
+    let knocked = Mutex::new(HashSet::new());
+    let visits = futures_util::stream::iter(places)
+        .map(|place| {
+            let knocked = &knocked;
+            async move { tokio::time::timeout(BOX_LOOK_TIME_MAX, visit(known, place, knocked)).await }
+        })
         .buffer_unordered(BOXES_KNOCKED_AT_ONCE)
-        .collect()
-        .await;
+        .take_until(tokio::time::sleep(BOXES_LOOK_TIME_MAX));
+    let visits: Vec<_> = visits.collect().await;
     let (mut boxes, mut silent): (BTreeMap<BoxId, Found>, Vec<Silent>) = (BTreeMap::new(), Vec::new());
     for visited in visits {
         match visited {
-            Ok(found) => match boxes.get_mut(&found.about.id) {
+            Ok(Some(Ok(found))) => match boxes.get_mut(&found.about.id) {
                 // One box that was heard on two interfaces, or a copy? It started once.
                 Some(first) if first.about.since == found.about.since => {}
                 Some(first) => first.twins.push(found.address),
@@ -152,7 +192,18 @@ pub(super) async fn look(operator: &mut Operator, place: &Where) -> Outcome<Seen
                     boxes.insert(found.about.id, found);
                 }
             },
-            Err(unheard) => silent.push(unheard),
+            Ok(Some(Err(unheard))) => silent.push(unheard),
+            // Somebody else named its addresses too, and was visited there; or time ran out.
+            Ok(None) | Err(_) => {}
+        }
+    }
+    silent.retain(|silent| silent.claimed.is_none_or(|id| !boxes.contains_key(&id)));
+    for (id, address) in claimed {
+        let told =
+            id.is_none_or(|id| boxes.contains_key(&id) || silent.iter().any(|silent| silent.claimed == Some(id)));
+        if let (false, Some(address)) = (told, address) {
+            let why = "nobody who answers there proves to be it".to_owned();
+            silent.push(Silent { claimed: id, address, why });
         }
     }
     operator.remember(boxes.values().map(|found| (found.about.id, found.visit.remember())));
@@ -162,12 +213,24 @@ pub(super) async fn look(operator: &mut Operator, place: &Where) -> Outcome<Seen
 }
 
 /// Everybody who says G'day within some time, and how many there was no room for.
-async fn hear(time: Duration) -> Outcome<(Vec<Place>, u64)> {
+async fn hear(time: Duration, wanted: Option<&str>) -> Outcome<(Vec<Place>, u64)> {
     let gday = Gday::start().map_err(|error| {
         Failure::of(Exit::Refused, &error).help("say where boxes are, and don't listen: --at ADDRESS --listen 0s")
     })?;
-    tokio::time::sleep(time).await;
-    let places = gday.sightings().into_iter().map(|sighting| Place {
+    let is_wanted = |id: BoxId| wanted.is_none_or(|wanted| is_called(id, wanted));
+    let mut changes = gday.changes();
+    let heard = async {
+        while wanted.is_none() || !gday.sightings().iter().any(|sighting| is_wanted(sighting.claims.id)) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+        // Another with the same name, or the same key, may be a moment behind.
+        tokio::time::sleep(SETTLE).await;
+    };
+    // What was heard until then is what there is.
+    let _ = tokio::time::timeout(time, heard).await;
+    let places = gday.sightings().into_iter().filter(|sighting| is_wanted(sighting.claims.id)).map(|sighting| Place {
         claimed: Some(sighting.claims.id),
         addresses: sighting.addresses,
         interface: sighting.interface,
@@ -175,26 +238,37 @@ async fn hear(time: Duration) -> Outcome<(Vec<Place>, u64)> {
     Ok((places.collect(), gday.overheard()))
 }
 
-/// Tries a place's addresses in turn.
-async fn visit(operator: &Operator, place: Place) -> Result<Found, Silent> {
-    let mut why = "it gave no address".to_owned();
-    let mut tried = None;
+/// Tries those of a place's addresses in turn at which nobody has knocked. None when there is no such.
+async fn visit(
+    operator: &Operator,
+    place: Place,
+    knocked: &Mutex<HashSet<SocketAddr>>,
+) -> Option<Result<Found, Silent>> {
+    let mut failed = None;
     for address in place.addresses {
-        tried = Some(address);
+        if !knocked.lock().unwrap_or_else(PoisonError::into_inner).insert(address) {
+            continue;
+        }
         let visited = async {
-            let mut visit = operator.knock(address, place.claimed).await?;
+            let mut visit = operator.knock(address, None).await?;
             let about = visit.about().await?;
             Ok::<_, VisitError>((visit, about))
         };
-        match visited.await {
-            Ok((visit, about)) => {
-                return Ok(Found { visit, about, address, interface: place.interface, twins: Vec::new() });
+        let why = match tokio::time::timeout(ADDRESS_LOOK_TIME_MAX, visited).await {
+            Ok(Ok((visit, about))) => {
+                return Some(Ok(Found { visit, about, address, interface: place.interface, twins: Vec::new() }));
             }
-            Err(error) => why = base::chain(&error),
-        }
+            Ok(Err(error)) => base::chain(&error),
+            Err(_) => format!("it doesn't answer within {} ms", ADDRESS_LOOK_TIME_MAX.as_millis()),
+        };
+        failed = Some(Err(Silent { claimed: place.claimed, address, why }));
     }
-    let address = tried.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)));
-    Err(Silent { claimed: place.claimed, address, why })
+    failed
+}
+
+/// Is the box called so: by its name, long name or id?
+fn is_called(id: BoxId, called: &str) -> bool {
+    id.name().as_str() == called || id.long_name().as_str() == called || id.to_string() == called
 }
 
 impl Seen {
@@ -240,9 +314,11 @@ impl Seen {
     }
 
     fn nobody(&self, called: &str) -> Failure {
-        let claimed = self.silent.iter().find(|silent| {
-            silent.claimed.is_some_and(|id| id.name().as_str() == called || id.long_name().as_str() == called)
-        });
+        let claimed = self.silent.iter().find(|silent| silent.claimed.is_some_and(|id| is_called(id, called)));
+        if called.parse::<Roles>().is_ok() {
+            return Failure::usage(format!("`{called}` is a role, and stands where a box is named"))
+                .help("first what it is to be, then the box: firm firm solo NAME");
+        }
         if let Some(silent) = claimed {
             return Failure::new(
                 Exit::Unreachable,
@@ -260,6 +336,9 @@ impl Seen {
         Failure::new(Exit::NotFound, format!("no box here is called {called}")).help(help)
     }
 }
+
+/// What a segment gets to say more, once the box that is looked for was heard.
+const SETTLE: Duration = Duration::from_millis(150);
 
 /// How long `firm firm` and `firm reset` look again at a box that is on its way.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(150);

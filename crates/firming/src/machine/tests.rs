@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
+use base::limits::{BOX_LABELS_MAX, DOORS_MAX, OPERATORS_MAX};
 use base::{CloudId, Name, Role, Roles};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Assignment, Door, OrderId};
+use crate::{Assignment, Door, OrderId, Way};
 
 const ME: BoxId = BoxId([7; 32]);
 const OPERATOR: BoxId = BoxId([1; 32]);
@@ -86,7 +87,10 @@ impl Model {
         if outcome == Outcome::CutBefore {
             return self.cut();
         }
-        if outcome == Outcome::Fails && !matches!(step, Step::Listen | Step::Wait { .. } | Step::Write(_)) {
+        if outcome == Outcome::Fails && matches!(step, Step::Write(_)) {
+            return self.machine.happened(Happened::NotWritten("the disk is full".to_owned()), self.now);
+        }
+        if outcome == Outcome::Fails && !matches!(step, Step::Listen | Step::Wait { .. }) {
             return self.machine.happened(Happened::Failed("it didn't work".to_owned()), self.now);
         }
         let happened = match step {
@@ -307,6 +311,46 @@ fn orders_that_make_no_sense_change_nothing() {
     assert!(matches!(model.machine.order(firm(2), model.now), Err(NotTaken::FirmAlready(..))));
     assert_eq!(model.machine.order(firm(1), model.now), Ok(()), "the same order again is one order");
     assert_eq!(model.machine.next(), Step::Listen);
+}
+
+#[test]
+fn an_absurd_order_is_refused_before_it_is_kept() {
+    let mut model = Model::new();
+    let absurd: [(&str, fn(&mut Assignment)); 6] = [
+        ("operators", |it| it.operators = vec![OPERATOR; OPERATORS_MAX + 1]),
+        ("labels", |it| it.labels = (0..=BOX_LABELS_MAX).map(|n| (format!("l{n}"), "x".to_owned())).collect()),
+        ("a label", |it| it.labels = [("rack".to_owned(), "\u{1b}[2J".to_owned())].into()),
+        ("a domain", |it| it.way = Way::Found { domain: "a\n.b".to_owned(), tenant: it.name.clone() }),
+        ("doors", |it| {
+            it.way = Way::Join { doors: vec![Door { id: ME, addresses: Vec::new() }; DOORS_MAX + 1] };
+        }),
+        ("addresses", |it| {
+            let address: SocketAddr = "10.0.0.1:1".parse().expect("an address");
+            it.way = Way::Join { doors: vec![Door { id: ME, addresses: vec![address; 10_000] }] };
+        }),
+    ];
+    for (what, make) in absurd {
+        let mut told = assignment(1);
+        make(&mut told);
+        let order = Order { what: What::Firm(Box::new(told)), ..firm(1) };
+        assert!(model.machine.order(order, model.now).is_err(), "{what}");
+    }
+    assert_eq!(model.machine.next(), Step::Listen);
+}
+
+#[test]
+fn a_full_disk_leaves_a_box_as_it_is() {
+    let mut model = Model::new();
+    model.deed(&Deed::Order(1));
+    model.settle();
+    model.deed(&Deed::Reset(10));
+    assert!(matches!(model.machine.next(), Step::Write(_)));
+    model.step(Outcome::Fails);
+    assert_eq!(model.machine.next(), Step::Listen, "it runs on");
+    assert_eq!(model.node, Some(OrderId("1".to_owned())));
+    model.deed(&Deed::Reset(10));
+    model.settle();
+    assert_eq!(model.disk, Standing::Blank);
 }
 
 #[test]

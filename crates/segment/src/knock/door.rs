@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base::limits::{
-    INTRODUCTION_TIME_MAX, INTRODUCTIONS_KEPT_MAX, KNOCK_ADDRESSES_MAX, KNOCK_ANSWER_TIME_MAX, KNOCK_CONNECT_TIME_MAX,
-    KNOCKS_AT_ONCE, KNOCKS_PER_ADDRESS_AT_ONCE, KNOCKS_PER_ADDRESS_BURST, KNOCKS_PER_ADDRESS_EVERY, VISIT_TIME_MAX,
+    INTRODUCE_TIME_MAX, INTRODUCTION_TIME_MAX, INTRODUCTIONS_KEPT_MAX, INTRODUCTIONS_PER_ADDRESS_MAX,
+    KNOCK_ADDRESSES_MAX, KNOCK_ANSWER_TIME_MAX, KNOCK_CONNECT_TIME_MAX, KNOCKS_AT_ONCE, KNOCKS_PER_ADDRESS_AT_ONCE,
+    KNOCKS_PER_ADDRESS_BURST, KNOCKS_PER_ADDRESS_EVERY, ORDERS_PER_VISIT_MAX, VISIT_TIME_MAX,
 };
 use base::{BoxId, Digest};
 use rustls::ServerConfig;
@@ -52,6 +53,14 @@ pub enum DoorError {
     },
 }
 
+impl DoorError {
+    /// Does somebody else listen there?
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        matches!(self, Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
+}
+
 /// Why a visit ended early. Nobody but the log hears of it.
 #[derive(Debug, thiserror::Error)]
 enum VisitFailure {
@@ -61,6 +70,8 @@ enum VisitFailure {
     Slow,
     #[error("it doesn't open what it committed to")]
     Commitment,
+    #[error("it gives orders without end")]
+    Orders,
     #[error("it ended before it was introduced")]
     Ended,
     #[error("the line")]
@@ -140,7 +151,12 @@ impl<P: Porter> Shared<P> {
         let visitor = tls::proven(connection.peer_certificates()).ok_or(VisitFailure::Ended)?;
         let introduction = self.introduce(&mut stream, visitor, address).await?;
         let caller = Caller { introduction, address };
-        while let Some(call) = receive(&mut stream).await? {
+        let mut orders = 0;
+        while let Some(call) = receive(&mut stream, KNOCK_ANSWER_TIME_MAX).await? {
+            orders += u32::from(matches!(call, Call::Order { .. }));
+            if orders > ORDERS_PER_VISIT_MAX {
+                return Err(VisitFailure::Orders);
+            }
             let reply = self.porter.answer(&caller, call).await.unwrap_or_else(Reply::Refused);
             send(&mut stream, &reply).await?;
         }
@@ -153,21 +169,27 @@ impl<P: Porter> Shared<P> {
         visitor: BoxId,
         address: SocketAddr,
     ) -> Result<Introduction, VisitFailure> {
-        let hello: Hello = receive(stream).await?.ok_or(VisitFailure::Ended)?;
+        let hello: Hello = receive(stream, INTRODUCE_TIME_MAX).await?.ok_or(VisitFailure::Ended)?;
         let known = lock(&self.kept).nonce(visitor, hello.commitment);
         let nonce = match known {
             Some(nonce) => nonce,
             None => Nonce::draw().map_err(VisitFailure::Random)?,
         };
         send(stream, &Welcome { nonce }).await?;
-        let opened: Opened = receive(stream).await?.ok_or(VisitFailure::Ended)?;
+        let opened: Opened = receive(stream, INTRODUCE_TIME_MAX).await?.ok_or(VisitFailure::Ended)?;
         if commitment(visitor, &opened.nonce) != hello.commitment {
             return Err(VisitFailure::Commitment);
         }
         let me = self.identity.id();
         let introduction = Introduction::new(visitor, visitor, me, &opened.nonce, &nonce);
         if known.is_none() {
-            lock(&self.kept).keep(visitor, hello.commitment, nonce);
+            lock(&self.kept).keep(Remembered {
+                visitor,
+                commitment: hello.commitment,
+                nonce,
+                from: network_of(address.ip()),
+                at: Instant::now(),
+            });
             self.porter.introduced(&Caller { introduction: introduction.clone(), address });
         }
         let seal = self.seal.as_ref().map(|seal| seal.prove(&introduction.transcript));
@@ -180,23 +202,27 @@ async fn send<T: serde::Serialize>(stream: &mut TlsStream<TcpStream>, message: &
     wire::send(stream, message, KNOCK_ANSWER_TIME_MAX).await.map_err(VisitFailure::Frame)
 }
 
-async fn receive<T: serde::de::DeserializeOwned>(stream: &mut TlsStream<TcpStream>) -> Result<Option<T>, VisitFailure> {
-    wire::receive(stream, KNOCK_ANSWER_TIME_MAX).await.map_err(VisitFailure::Frame)
+async fn receive<T: serde::de::DeserializeOwned>(
+    stream: &mut TlsStream<TcpStream>,
+    within: Duration,
+) -> Result<Option<T>, VisitFailure> {
+    wire::receive(stream, within).await.map_err(VisitFailure::Frame)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Introductions that are remembered, the latest last. A flood of new keys pushes old ones out: whoever was pushed out
-/// is introduced anew, with other words, and nothing else happens.
+/// Introductions that are remembered, the latest last. One visitor may have several: a program that knocks at two of a
+/// box's addresses at once. Who introduces new keys without end pushes out those from their own address.
 #[derive(Default)]
-struct Kept(VecDeque<Remembered>);
+pub(super) struct Kept(VecDeque<Remembered>);
 
 struct Remembered {
     visitor: BoxId,
     commitment: Digest,
     nonce: Nonce,
+    from: IpAddr,
     at: Instant,
 }
 
@@ -207,12 +233,15 @@ impl Kept {
         self.0.iter().find(|kept| kept.visitor == visitor && kept.commitment == commitment).map(|kept| kept.nonce)
     }
 
-    fn keep(&mut self, visitor: BoxId, commitment: Digest, nonce: Nonce) {
-        self.0.retain(|kept| kept.visitor != visitor);
-        if self.0.len() == INTRODUCTIONS_KEPT_MAX {
+    fn keep(&mut self, fresh: Remembered) {
+        let from = |kept: &Remembered| kept.from == fresh.from;
+        if self.0.iter().filter(|kept| from(kept)).count() >= INTRODUCTIONS_PER_ADDRESS_MAX {
+            let oldest = self.0.iter().position(from);
+            self.0.remove(oldest.expect("there are many"));
+        } else if self.0.len() == INTRODUCTIONS_KEPT_MAX {
             self.0.pop_front();
         }
-        self.0.push_back(Remembered { visitor, commitment, nonce, at: Instant::now() });
+        self.0.push_back(fresh);
     }
 }
 
@@ -280,12 +309,27 @@ impl Crowd {
     }
 }
 
-/// One machine may have a whole /64 of IPv6.
+/// Beyond its own links one machine may have a whole /64 of IPv6. On them a /64 is everybody.
 fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        // On a link each machine has an address of its own within one /64.
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => IpAddr::V6(v6),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() || v6.is_unique_local() => IpAddr::V6(v6),
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
         v4 @ IpAddr::V4(_) => v4,
     }
+}
+
+#[cfg(test)]
+impl Kept {
+    pub(super) fn add(&mut self, visitor: BoxId, commitment: Digest, nonce: Nonce, from: IpAddr) {
+        self.keep(Remembered { visitor, commitment, nonce, from, at: Instant::now() });
+    }
+
+    pub(super) fn find(&mut self, visitor: BoxId, commitment: Digest) -> Option<Nonce> {
+        self.nonce(visitor, commitment)
+    }
+}
+
+#[cfg(test)]
+pub(super) fn tests_kept() -> Kept {
+    Kept::default()
 }

@@ -115,9 +115,9 @@ async fn words_are_the_same_again_for_the_same_two_and_others_for_all_else() {
     assert_ne!(thief.introduction().words, words);
     let fresh = Visit::knock(host.address, &operator, Some(id), unknown).await.expect("let in");
     assert_ne!(fresh.introduction().words, words);
-    // The fresh introduction took the place of the first.
+    // Both introductions hold, for a program that knocks twice at once.
     let late = Visit::knock(host.address, &operator, Some(id), |_| Some(kept)).await.expect("let in");
-    assert_ne!(late.introduction().words, words);
+    assert_eq!(late.introduction().words, words);
 }
 
 #[tokio::test]
@@ -228,6 +228,46 @@ async fn a_flood_from_one_address_is_shut_out_and_garbage_harms_nothing() {
         refused |= line.read_to_end(&mut answer).await.is_err() || answer.is_empty();
     }
     assert!(refused, "an address may come as often as it likes");
+}
+
+#[tokio::test]
+async fn who_introduces_themselves_without_end_pushes_out_nobody_but_themselves() {
+    use base::limits::INTRODUCTIONS_PER_ADDRESS_MAX;
+    let mut kept = super::door::tests_kept();
+    let key = |number: u8| (BoxId([number; 32]), Digest::of(&[number]));
+    let nonce = |number: u8| format!("{number:02x}").repeat(16).parse::<Nonce>().expect("a nonce");
+    let (operator, commitment) = key(255);
+    kept.add(operator, commitment, nonce(255), [10, 0, 0, 1].into());
+    for number in 0..200 {
+        let (rogue, commitment) = key(number);
+        kept.add(rogue, commitment, nonce(number), [10, 0, 0, 66].into());
+    }
+    assert_eq!(kept.find(operator, commitment), Some(nonce(255)));
+    let left = (0..200).filter(|number| kept.find(key(*number).0, key(*number).1).is_some()).count();
+    assert_eq!(left, INTRODUCTIONS_PER_ADDRESS_MAX);
+}
+
+#[test]
+fn what_a_rogue_says_of_itself_steers_nothing() {
+    let about = |standing: &str, why: &str| About {
+        id: BoxId([1; 32]),
+        version: "0\u{1b}[2J".to_owned(),
+        standing: standing.to_owned(),
+        why: Some(why.to_owned()),
+        cloud: None,
+        cloud_name: None,
+        roles: None,
+        hardware: Hardware { disks: vec![1; 1000], ..Hardware::default() },
+        since: NOW,
+    };
+    assert!(about("blank\nsweet-pike firm", "").cleaned().is_none());
+    let cleaned =
+        about("blank", &format!("a\nwarning: run this\u{1b}]0;x\u{7}\u{202e}{}", "x".repeat(100_000))).cleaned();
+    let cleaned = cleaned.expect("a box");
+    let why = cleaned.why.expect("it says why");
+    assert!(!why.contains(['\n', '\u{1b}', '\u{7}', '\u{202e}']) && why.chars().count() == 400, "{why}");
+    assert!(!cleaned.version.contains('\u{1b}'));
+    assert_eq!(cleaned.hardware.disks.len(), DISKS_TOLD_MAX);
 }
 
 #[tokio::test]

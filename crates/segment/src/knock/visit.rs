@@ -20,7 +20,7 @@ use tokio_rustls::client::TlsStream;
 use super::wire::{self, FrameError};
 use super::{
     About, Call, Hello, Introduced, Introduction, Opened, Refused, Reply, SignedOrder, TlsSetupError, Welcome,
-    commitment, signed_bytes, tls,
+    commitment, plain, signed_bytes, tls,
 };
 use crate::identity::{Context, Identity};
 use crate::seal::{SealDoubt, SealProof};
@@ -86,7 +86,7 @@ pub enum VisitError {
     },
     #[error("{address} doesn't answer within {}s", KNOCK_CONNECT_TIME_MAX.as_secs())]
     Silent { address: SocketAddr },
-    #[error("what answers at {address} is not the box that is wanted, or no box")]
+    #[error("what answers at {address} is not the box that is wanted, or has too many visitors, or is no box")]
     NotTheBox {
         address: SocketAddr,
         #[source]
@@ -204,9 +204,10 @@ impl Visit {
     /// What the box says of itself.
     pub async fn about(&mut self) -> Result<About, VisitError> {
         match self.ask(&Call::About).await? {
-            Reply::About(about) if about.id == self.introduction.with => Ok(*about),
-            _ => Err(VisitError::Confused { address: self.address }),
+            Reply::About(about) if about.id == self.introduction.with => about.cleaned(),
+            _ => None,
         }
+        .ok_or(VisitError::Confused { address: self.address })
     }
 
     /// Tells the box what to do. When this returns, it is on the box's disk.
@@ -240,7 +241,7 @@ impl Visit {
     pub(super) async fn ask(&mut self, call: &Call) -> Result<Reply, VisitError> {
         send(&mut self.stream, self.address, call).await?;
         match receive(&mut self.stream, self.address).await? {
-            Reply::Refused(refused) => Err(VisitError::Refused(refused)),
+            Reply::Refused(refused) => Err(VisitError::Refused(Refused { words: plain(&refused.words), ..refused })),
             reply => Ok(reply),
         }
     }
