@@ -587,6 +587,18 @@ pub const INTRODUCTIONS_KEPT_MAX: usize = 256;
 pub const INTRODUCTIONS_PER_ADDRESS_MAX: usize = 16;
 pub const INTRODUCTION_TIME_MAX: Duration = Duration::from_hours(2);
 
+// ---- the cloud's authority ----
+
+/// Life of a box's certificate. It is renewed at half of that, so that an authority may be away for twelve hours.
+pub const CERTIFICATE_LIFE: Duration = Duration::from_hours(24);
+/// What a box's clock may be off, either way. The issuer's and the reader's may be off to opposite sides, so that a
+/// certificate is valid from twice this before its issue until twice this after its life.
+pub const CLOCK_SKEW_MAX: Duration = Duration::from_mins(10);
+/// Roots that a box believes at once: the one that issues and, while the cloud rolls over, its successor.
+pub const ROOTS_MAX: usize = 2;
+/// Bytes of a certificate, of a box or a root: ours have 500.
+pub const CERTIFICATE_BYTES_MAX: usize = 4 * KIB;
+
 // ---- the command line ----
 
 /// From the first SYN to a finished TLS handshake with the API.

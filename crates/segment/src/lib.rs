@@ -4,14 +4,20 @@
 //! *Invariant*: nothing that a network said is believed before the one who said it is verified. What G'day hears is a
 //! hint of where to knock, and no more.
 
+pub mod authority;
 pub mod gday;
 pub mod identity;
 pub mod knock;
 pub mod seal;
 pub mod words;
 
+pub use authority::{Authority, Certificate, Clock, Trust};
 pub use gday::{Announcement, Gday, Sighting};
 pub use identity::{Identity, IdentityError};
 pub use knock::{Door, Introduction, Visit};
 pub use seal::Seal;
 pub use words::ProofWords;
+
+#[cfg(test)]
+#[path = "../../../tests/fuzzing.rs"]
+mod fuzzing;
