@@ -599,6 +599,81 @@ pub const ROOTS_MAX: usize = 2;
 /// Bytes of a certificate, of a box or a root: ours have 500.
 pub const CERTIFICATE_BYTES_MAX: usize = 4 * KIB;
 
+// ---- links ----
+
+/// Bytes of a call's body and of its answer. Control: votes, orders and news, which must never wait for much. Data: a
+/// value of `KV_VALUE_BYTES_MAX` with its key and head. Bulk: a chunk, or all that one turn of a database writes.
+pub const LINK_CONTROL_BYTES_MAX: usize = 64 * KIB;
+pub const LINK_DATA_BYTES_MAX: usize = KV_VALUE_BYTES_MAX + 64 * KIB;
+pub const LINK_BULK_BYTES_MAX: usize = DATABASE_BYTES_PER_TURN_MAX + 64 * KIB;
+/// Calls in flight on one connection. At the very worst each holds a body or an answer of the largest size: control
+/// 256 × 64 KiB = 16 MiB, data 256 × 1.06 MiB = 272 MiB, bulk 8 × 16 MiB = 128 MiB.
+pub const LINK_CONTROL_CALLS_MAX: usize = 256;
+pub const LINK_DATA_CALLS_MAX: usize = 256;
+pub const LINK_BULK_CALLS_MAX: usize = 8;
+/// Calls that wait for one of those places, before the next is told that the link is busy. At 10 µs a call the last of
+/// them waits for 10 ms.
+pub const LINK_CALLS_WAITING_MAX: usize = 1024;
+/// Bytes of bodies that wait for a connection to take them, and of answers before a connection reads no further calls.
+pub const LINK_CONTROL_BYTES_WAITING_MAX: usize = 4 * MIB;
+pub const LINK_DATA_BYTES_WAITING_MAX: usize = 32 * MIB;
+pub const LINK_BULK_BYTES_WAITING_MAX: usize = 64 * MIB;
+/// Time that a call may have. A caller who needs longer asks again.
+pub const LINK_CALL_TIME_MAX: Duration = Duration::from_mins(1);
+/// Bytes of the words of a refusal.
+pub const LINK_REFUSAL_BYTES_MAX: usize = 1024;
+/// Connections of one class that a box holds to another, each for a part of its cores.
+pub const LINK_LANES_MAX: u8 = 8;
+/// Connections that a box accepts from one other: three classes × 8 lanes, twice while certificates are renewed.
+pub const LINKS_PER_BOX_MAX: usize = 3 * LINK_LANES_MAX as usize * 2;
+/// Connections that a box accepts in all. 1,000 boxes with six each; at rest one has 100 KiB, most of it TLS's buffers.
+pub const LINKS_ACCEPTED_MAX: usize = 8192;
+/// Other boxes that a box may have links to or addresses of: a cloud of 1,000 boxes, with room.
+pub const LINK_BOXES_MAX: usize = 4096;
+/// Addresses of one box: four interfaces, IPv4 and IPv6.
+pub const LINK_ADDRESSES_MAX: usize = 8;
+/// Handshakes under way, in all and from one address: 20 boxes of a practice segment may share one and dial all classes.
+pub const LINK_HANDSHAKES_MAX: usize = 512;
+pub const LINK_HANDSHAKES_PER_ADDRESS_MAX: usize = 64;
+/// A handshake, from the first byte to the welcome: four trips of 200 ms and what a loaded box takes, with room.
+pub const LINK_HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(5);
+/// Handshakes that may fail from one address, before it is turned away unheard, and how fast that is forgiven. A
+/// handshake takes 0.3 ms of a core: a flooder gets 20 × 0.3 ms a second.
+pub const LINK_FAILURES_MAX: u32 = 64;
+pub const LINK_FAILURES_FORGIVEN_PER_SECOND: u32 = 20;
+/// Addresses whose failures are remembered: 64 bytes each. When it is full the longest forgiven is forgotten.
+pub const LINK_ADDRESSES_REMEMBERED_MAX: usize = 4096;
+/// How long a dial waits for one address before it tries the next one as well (RFC 8305, 5: 250 ms).
+pub const LINK_DIAL_STAGGER: Duration = Duration::from_millis(250);
+/// A dial in all: the last of eight addresses begins after 1.75 s and has the time of a handshake.
+pub const LINK_DIAL_TIME_MAX: Duration = Duration::from_secs(7);
+/// From a dial that failed to the next, doubled each time, less up to half by chance. Who calls meanwhile is told at once.
+pub const LINK_BACKOFF_MIN: Duration = Duration::from_millis(50);
+pub const LINK_BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// A connection that was silent for so long is asked for a sign, and one that was silent for so long is given up. Two
+/// looks are half of the first apart: a cut cable is noticed within 8 s. Both ends also let the kernel give up on what
+/// was sent and isn't acknowledged (RFC 5482).
+pub const LINK_PING_AFTER: Duration = Duration::from_secs(3);
+pub const LINK_SILENCE_MAX: Duration = Duration::from_secs(6);
+/// A frame that began and doesn't end: 16 MiB at 5 Mbit/s.
+pub const LINK_FRAME_TIME_MAX: Duration = Duration::from_secs(30);
+/// A link that nobody called on for so long is closed; the next call dials.
+pub const LINK_IDLE_MAX: Duration = Duration::from_mins(10);
+/// How often the other side's certificate is judged again, beyond the times that something changed: 0.1 ms each.
+pub const LINK_JUDGE_EVERY: Duration = Duration::from_mins(5);
+/// When a certificate is renewed, each link dials anew at some moment within this: 6,000 links are 100 a second.
+pub const LINK_REDIAL_SPREAD: Duration = Duration::from_mins(1);
+/// Frames that a connection handles before others on its core have their turn: 128 × 3 µs.
+pub const LINK_FRAMES_PER_TURN: usize = 128;
+/// Bytes that are taken from a socket at once, and a body up to which copying is cheaper than a place of its own.
+pub const LINK_READ_BYTES: usize = 64 * KIB;
+pub const LINK_COPIED_BYTES_MAX: usize = 4 * KIB;
+/// Bytes that the kernel holds of a link and hasn't sent: what waits beyond waits here, where it is bounded and a silent
+/// other side is seen. At 10 Gbit/s the kernel asks for more every 200 µs.
+pub const LINK_UNSENT_BYTES_MAX: u32 = 256 << 10;
+/// Pieces that are handed to TLS at once.
+pub const LINK_PIECES_PER_WRITE: usize = 32;
+
 // ---- the command line ----
 
 /// From the first SYN to a finished TLS handshake with the API.

@@ -8,6 +8,7 @@ pub mod authority;
 pub mod gday;
 pub mod identity;
 pub mod knock;
+pub mod link;
 pub mod seal;
 pub mod words;
 
@@ -15,6 +16,7 @@ pub use authority::{Authority, Certificate, Clock, Trust};
 pub use gday::{Announcement, Gday, Sighting};
 pub use identity::{Identity, IdentityError};
 pub use knock::{Door, Introduction, Visit};
+pub use link::Links;
 pub use seal::Seal;
 pub use words::ProofWords;
 
