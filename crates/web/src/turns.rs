@@ -5,10 +5,11 @@
 //! for each tenant, and the tenant that has had least of the core goes next ([`ledger`]): one with ten thousand
 //! connections, or with requests that compute, keeps itself waiting and nobody else.
 //!
-//! Before each turn that makes the time since the core last looked at its sockets longer than [`LOOK_AFTER`], it looks
-//! again. So whoever comes waits for that long and for the one turn that had begun, which an instance's clock ends after
-//! [`base::limits::EPOCH_TICK`], or, where no request of the box computed for long lately, after
-//! [`base::limits::EPOCH_TICK_AT_EASE`].
+//! Before each turn that is likely to make the time since the core last looked at its sockets longer than [`LOOK_AFTER`], by
+//! what its tenant's turns take lately, it looks again. So whoever comes waits for that long, or for the one turn that had
+//! begun, which an instance's clock ends after [`base::limits::EPOCH_TICK`], or, where no request of the box computed for
+//! long lately, after [`base::limits::EPOCH_TICK_AT_EASE`]. To look only when the time was over let two turns of nearly a
+//! tick follow one another: both are waited for.
 
 mod ledger;
 
@@ -69,6 +70,12 @@ impl SinceLook {
 
     fn is_long(&self) -> bool {
         self.0.time.load(Ordering::Relaxed) >= nanos(LOOK_AFTER)
+    }
+
+    /// Whether it would be when another turn of so many nanoseconds had ended. It isn't where the thread has just looked.
+    fn would_be_long(&self, turn: u64) -> bool {
+        let time = self.0.time.load(Ordering::Relaxed);
+        time > 0 && time.saturating_add(turn) >= nanos(LOOK_AFTER)
     }
 
     /// Whether it slept since this was asked last.
@@ -149,6 +156,11 @@ impl Seat {
         self.spent.get() >= HEAVY_AFTER
     }
 
+    /// How long its tenant's turns are lately, in nanoseconds.
+    fn turn(&self) -> u64 {
+        self.account.borrow().turn()
+    }
+
     fn note_waker(&self, cx: &Context<'_>) {
         let mut held = self.waker.borrow_mut();
         if !held.as_ref().is_some_and(|held| held.will_wake(cx.waker())) {
@@ -226,7 +238,7 @@ impl Turns {
         let answers = seat.answers.take();
         match seat.state.get() {
             // Those who were called with it have had long: what has come meanwhile may be more urgent.
-            State::Called if self.since_look.is_long() => {
+            State::Called if self.since_look.would_be_long(seat.turn()) => {
                 self.came();
                 self.line_up(seat, cx, |line, account| line.go_back(account, Rc::clone(seat)));
                 return Poll::Pending;
@@ -239,7 +251,7 @@ impl Turns {
                 seat.note_waker(cx);
                 return Poll::Pending;
             }
-            State::Free | State::Gone if !answers && self.is_busy() => {
+            State::Free | State::Gone if !answers && self.is_busy(seat) => {
                 self.line_up(seat, cx, |line, account| line.line_up(account, Rc::clone(seat), seat.is_heavy()));
                 return Poll::Pending;
             }
@@ -273,9 +285,10 @@ impl Turns {
         self.called.set(self.called.get() - 1);
     }
 
-    /// Somebody stands in line or was called out of it, or the sockets have not been looked at for long enough.
-    fn is_busy(&self) -> bool {
-        self.called.get() > 0 || self.ledger.borrow().waiting() > 0 || self.since_look.is_long()
+    /// Somebody stands in line or was called out of it, or the sockets would not have been looked at for too long after this
+    /// one's turn.
+    fn is_busy(&self, seat: &Seat) -> bool {
+        self.called.get() > 0 || self.ledger.borrow().waiting() > 0 || self.since_look.would_be_long(seat.turn())
     }
 
     fn line_up(&self, seat: &Seat, cx: &Context<'_>, enter: impl FnOnce(&mut Line, &Rc<Of>)) {
@@ -312,7 +325,7 @@ impl Turns {
             let account = self.ledger.borrow_mut().account(whose);
             seat.account.replace(account);
         }
-        (!known || seat.out_of_turn.get()) && self.is_busy()
+        (!known || seat.out_of_turn.get()) && self.is_busy(seat)
     }
 
     /// The task's answer is ready, and is sent when the core's other tasks that can go on have done so, unless somebody stands
@@ -359,7 +372,8 @@ impl Turns {
                 Poll::Pending
             })
             .await;
-            if self.since_look.is_long() {
+            let turn = self.ledger.borrow().next_turn();
+            if self.since_look.would_be_long(turn) {
                 self.look().await;
             }
             self.ledger.borrow_mut().next(&mut next);
@@ -463,6 +477,34 @@ mod tests {
             assert!(ended, "it waited");
             assert_eq!(*done.borrow(), [1]);
         });
+    }
+
+    #[test]
+    fn who_takes_long_begins_with_a_look() {
+        let since = on_a_core(|turns| async move {
+            let since = Rc::new(RefCell::new(Vec::new()));
+            let computes = || {
+                let (turns, since) = (Rc::clone(&turns), Rc::clone(&since));
+                async move {
+                    turns.work_for(Whose::Tenant(TenantId(1))).await;
+                    for _ in 0..20 {
+                        since.borrow_mut().push(turns.since_look.0.time.load(Ordering::Relaxed));
+                        let begun = Instant::now();
+                        // Two would be longer than a core goes without a look, and one isn't.
+                        while begun.elapsed() < LOOK_AFTER * 4 / 5 {}
+                        others_first().await;
+                    }
+                }
+            };
+            let tasks = [(); 3].map(|()| tokio::task::spawn_local(Rc::clone(&turns).in_turn(computes())));
+            for task in tasks {
+                task.await.expect("it doesn't panic");
+            }
+            since.take()
+        });
+        assert_eq!(since.len(), 60);
+        // How long they take is learned from the first, and a task's last turn, which ends it, is short.
+        assert!(since[8..].iter().all(|since| *since < nanos(LOOK_AFTER / 2)), "{since:?}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::rc::{Rc, Weak};
 
-use base::limits::{HEAVY_AFTER, TURNS_AT_ONCE_MAX};
+use base::limits::{HEAVY_AFTER, LOOK_AFTER, TURNS_AT_ONCE_MAX};
 
 /// Virtual time, in nanoseconds of the core.
 type Time = u64;
@@ -19,6 +19,10 @@ type Time = u64;
 /// What the light ones of an account have at the most between two turns of its heavy ones.
 #[expect(clippy::cast_possible_truncation, reason = "4 ms in nanoseconds")]
 const LIGHT_IN_A_ROW: Time = HEAVY_AFTER.as_nanos() as Time;
+
+/// What the light ones of an account that are called together have together.
+#[expect(clippy::cast_possible_truncation, reason = "half a millisecond in nanoseconds")]
+const TOGETHER: Time = LOOK_AFTER.as_nanos() as Time;
 
 #[expect(clippy::cast_possible_truncation, reason = "100 µs in nanoseconds")]
 const LONG_TURN: Time = base::limits::LONG_TURN.as_nanos() as Time;
@@ -55,6 +59,11 @@ impl<W: Copy, T> Account<W, T> {
         self.turn.set(self.turn.get() - self.turn.get() / 8 + used / 8);
     }
 
+    /// How long its turns are lately, in the mean.
+    pub(super) fn turn(&self) -> Time {
+        self.turn.get()
+    }
+
     fn is_long(&self) -> bool {
         self.turn.get() >= LONG_TURN
     }
@@ -64,7 +73,7 @@ impl<W: Copy, T> Account<W, T> {
         !line.light.is_empty() || !line.heavy.is_empty()
     }
 
-    /// Several light ones, or a heavy one.
+    /// As many light ones as are likely to have the time, or a heavy one.
     fn next(&self, into: &mut VecDeque<T>) {
         let mut line = self.line.borrow_mut();
         let heavy_first = self.light_used.get() >= LIGHT_IN_A_ROW;
@@ -73,7 +82,9 @@ impl<W: Copy, T> Account<W, T> {
         if light.is_empty() || (heavy_first && !heavy.is_empty()) {
             into.extend(heavy.pop_front());
         } else {
-            into.extend(light.drain(..light.len().min(TURNS_AT_ONCE_MAX)));
+            let fit = TOGETHER.checked_div(self.turn.get()).and_then(|fit| usize::try_from(fit).ok());
+            let fit = fit.unwrap_or(TURNS_AT_ONCE_MAX).clamp(1, TURNS_AT_ONCE_MAX);
+            into.extend(light.drain(..light.len().min(fit)));
         }
     }
 }
@@ -168,6 +179,16 @@ impl<W: Copy + Eq + Hash, T> Ledger<W, T> {
         account.listed_long.set(account.is_long());
         self.long += usize::from(account.is_long());
         self.order.insert((account.time.get(), self.listings), account);
+    }
+
+    /// How long the turn is likely to be that is next.
+    pub(super) fn next_turn(&self) -> Time {
+        let first = self.order.first_key_value().map(|((time, _), account)| (*time, account));
+        let served = self.served.as_ref().filter(|served| served.is_waiting());
+        let served = served.map(|served| (served.time.get().max(self.now), served));
+        // Of equal ones the one that was served last comes last.
+        let next = [first, served].into_iter().flatten().min_by_key(|(time, _)| *time);
+        next.map_or(0, |(_, account)| account.turn())
     }
 
     /// Those who are next leave the line: some of one account.
@@ -319,6 +340,36 @@ mod tests {
         }
         line_up(&mut ledger, 'b', 2, false);
         assert!(!ledger.long_wait());
+    }
+
+    #[test]
+    fn the_next_turn_is_told_before_it_is_given() {
+        let mut ledger = Names::new();
+        let (short, long) = (ledger.account('a'), ledger.account('b'));
+        for _ in 0..100 {
+            for (account, used) in [(&short, 1_000), (&long, TOGETHER)] {
+                ledger.begin(account);
+                account.charge(used, false);
+            }
+        }
+        assert_eq!(ledger.next_turn(), 0);
+        let mut next = VecDeque::new();
+        for number in 0..40 {
+            line_up(&mut ledger, 'a', number, false);
+            line_up(&mut ledger, 'b', 100 + number, false);
+        }
+        while ledger.waiting() > 0 {
+            let told = ledger.next_turn();
+            ledger.next(&mut next);
+            let account = if next[0] < 100 { &short } else { &long };
+            assert_eq!(told, account.turn(), "{next:?}");
+            // No more than have the time.
+            assert!(next.len() <= if next[0] < 100 { TURNS_AT_ONCE_MAX } else { 2 }, "{next:?}");
+            ledger.begin(account);
+            account.charge(if next[0] < 100 { 1_000 } else { TOGETHER }, false);
+            next.clear();
+        }
+        assert_eq!((ledger.waiting(), ledger.next_turn()), (0, 0));
     }
 
     #[test]
