@@ -64,14 +64,23 @@ impl Reuse {
         Some(waiting.live)
     }
 
-    /// Lets go of all that wait, beside the cores.
+    /// Lets go of all that wait.
     fn empty(&self) {
-        let Some((gone, share)) = self.gone.get() else { return };
         for core in &self.cores {
             let waiting = std::mem::take(&mut *core.lock().unwrap_or_else(PoisonError::into_inner));
-            if !waiting.is_empty() {
-                gone.let_go_of(share, Box::new(waiting));
-            }
+            self.let_go(waiting);
+        }
+    }
+
+    /// Beside the cores, and a little at a time: who finds them worn is as often a core as a thread that has equal rights
+    /// with one.
+    fn let_go(&self, worn: Vec<Waiting>) {
+        if worn.is_empty() {
+            return;
+        }
+        // It is set before the first is kept.
+        if let Some((gone, share)) = self.gone.get() {
+            gone.let_go_of(share, Box::new(worn));
         }
     }
 
@@ -91,10 +100,10 @@ impl Reuse {
             let mut waiting = core.lock().unwrap_or_else(PoisonError::into_inner);
             // The newest are at the end.
             let old = waiting.iter().take_while(|waiting| waiting.since < since).count();
-            let gone: Vec<Waiting> = waiting.drain(..old).collect();
+            let worn: Vec<Waiting> = waiting.drain(..old).collect();
+            // A request may want the list.
             drop(waiting);
-            // Giving memory back takes a while, and a request may want the list.
-            drop(gone);
+            self.let_go(worn);
         }
     }
 }

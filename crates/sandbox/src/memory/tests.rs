@@ -1,10 +1,18 @@
 //! Whoever has a stretch finds what a new one would hold.
 
 use std::io::Write as _;
+use std::sync::mpsc::{Receiver, channel};
 
+use base::limits::LET_GO_ASIDE_BYTES;
 use proptest::prelude::*;
+use wasmtime::ResourceLimiter as _;
 
 use super::*;
+use crate::cell::{Log, Stream, Voice};
+use crate::gone::Gone;
+use crate::limiter::{Budget, Limiter};
+use crate::pressure::Pressure;
+use crate::watch::Report;
 
 const PAGE: usize = 64 << 10;
 
@@ -130,6 +138,94 @@ fn so_many_are_in_use_and_no_more() {
     assert!(take(&third).is_ok());
     drop(all);
     assert!(take(&greedy).is_ok());
+}
+
+struct NoLog;
+
+impl Log for NoLog {
+    fn line(&self, _request: &str, _stream: Stream, _text: &str) {}
+}
+
+/// Whoever lets go of it is kept from everything else until its other end is.
+struct Keeps(Receiver<()>);
+
+impl Drop for Keeps {
+    fn drop(&mut self) {
+        let _ = self.0.recv();
+    }
+}
+
+/// An instance's memory of that size, all of it written to, and what its tenant is billed for it.
+fn written_to(
+    pool: &Arc<Inner>,
+    budget: &Arc<Budget>,
+    share: &Arc<Share>,
+    size: usize,
+) -> (Linear, Limiter, Arc<Report>) {
+    let report = Report::new(Voice::new(Arc::new(NoLog), "r".into()), share);
+    let mut limiter = Limiter::new(u64::MAX, budget, share);
+    report.note_memory(limiter.memory());
+    assert!(limiter.memory_growing(0, size, None).is_ok_and(|allowed| allowed));
+    let mut memory = pool.take(share, None, PAGE).expect("there is room");
+    memory.grow_to(size).expect("there is room");
+    bytes(&mut memory).fill(0xee);
+    (memory, limiter, report)
+}
+
+#[test]
+fn what_is_large_is_given_back_beside_the_core_and_counts_until_then() {
+    let (pool, share, budget) = (memories(), Arc::default(), Budget::new(u64::MAX));
+    let large = usize::try_from(LET_GO_ASIDE_BYTES).expect("some MiB") + PAGE;
+    let gone = Gone::start(Arc::new(Pressure::new(u64::MAX))).expect("a thread");
+    let (go_on, kept) = channel();
+    gone.let_go_of(&Arc::default(), Box::new(Keeps(kept)));
+
+    // Nobody has time for it yet, and the core goes on.
+    let (memory, limiter, report) = written_to(&pool, &budget, &share, large);
+    let at = memory.as_ptr();
+    let (end, ended) = channel::<()>();
+    gone.let_go(&share, (memory, limiter, end), &report);
+    let pagemap = pool.pagemap.as_ref().expect("this kernel tells which pages were written to");
+    let is_written = || pagemap.written(at, PAGE, PAGE).expect("it tells").pieces().count() > 0;
+    let billed = || (budget.used(), share.memories.load(Ordering::Relaxed));
+    assert!(is_written());
+    assert_eq!(billed(), (large as u64, 1));
+    // Whoever comes meanwhile has another place, and a small one is let go of here.
+    let (mut memory, limiter, report) = written_to(&pool, &budget, &share, PAGE);
+    assert_ne!(memory.as_ptr(), at);
+    assert!(bytes(&mut memory).iter().all(|byte| *byte == 0xee));
+    gone.let_go(&share, (memory, limiter), &report);
+    assert_eq!(billed(), (large as u64, 1));
+
+    drop(go_on);
+    assert!(ended.recv().is_err(), "it says nothing, it goes");
+    assert_eq!(billed(), (0, 0));
+    for _ in 0..2 {
+        assert!(is_new(&mut pool.take(&share, None, large).expect("there is room"), None, 0));
+    }
+}
+
+#[test]
+fn what_waits_to_be_let_go_of_is_so_when_the_sandbox_ends() {
+    let (pool, share, budget) = (memories(), Arc::default(), Budget::new(u64::MAX));
+    let gone = Gone::start(Arc::new(Pressure::new(u64::MAX))).expect("a thread");
+    let (go_on, kept) = channel();
+    gone.let_go_of(&Arc::default(), Box::new(Keeps(kept)));
+    let ends: Vec<_> = (0..5)
+        .map(|_| {
+            let (memory, limiter, _) = written_to(&pool, &budget, &share, 4 * PAGE);
+            let (end, ended) = channel::<()>();
+            gone.let_go_of(&share, Box::new((memory, limiter, end)));
+            ended
+        })
+        .collect();
+    drop(gone);
+    assert_eq!((budget.used(), pool.taken.load(Ordering::Relaxed)), (20 * PAGE as u64, 5));
+    drop(go_on);
+    for ended in ends {
+        assert!(ended.recv().is_err(), "it says nothing, it goes");
+    }
+    assert_eq!((budget.used(), pool.taken.load(Ordering::Relaxed)), (0, 0));
 }
 
 #[test]
