@@ -146,6 +146,71 @@ pub const RECORD_LOG_BYTES_MAX: usize = 64 * MIB;
 pub const RECORD_SNAPSHOT_PART_BYTES: usize = 64 * MIB;
 /// Appends that a watcher of the record may be behind before it is told to build everything anew.
 pub const RECORD_NEWS_WAITING_MAX: usize = 256;
+/// Bytes of one command as JSON: a manifest of 256 KiB and 256 KiB of variables are the largest parts that one has, and
+/// JSON may write a byte as two.
+pub const RECORD_ENTRY_BYTES_MAX: usize = MIB;
+/// Commands of which a copy is told, so that one whose fate was unknown can be proposed again: ten boxes' full queues
+/// come to 10,240 at once, but a proposal waits for three seconds at the most, and a disk takes some 1,000 commands a
+/// second from one who waits for each. 16 bytes of id each, 128 KiB as JSON.
+pub const COMMANDS_REMEMBERED: u64 = 4_096;
+/// Commands that stay in the log though a snapshot has them, so that a box that is a little behind needs no snapshot:
+/// 256 × 256 KiB are 64 MiB at the very worst.
+pub const COMMANDS_KEPT_AFTER_SNAPSHOT: u64 = 256;
+/// Free bytes on its disk without which the record takes no command. What waits then still has room: an append of 256
+/// commands of 4 KiB, with its copy in the database file, is 2 MiB.
+pub const RECORD_RESERVED_BYTES: u64 = 8 << 20;
+/// Writes that may wait for the record's file: an append for each waiting command at the most.
+pub const RECORD_WRITES_WAITING_MAX: usize = COMMANDS_WAITING_MAX;
+/// How often a full disk is tried again.
+pub const RECORD_FULL_LOOK: Duration = Duration::from_millis(250);
+
+// ---- the record's group ----
+
+/// Voters of a group. Five survive the loss of two, and each more is one more sync to wait for.
+pub const VOTERS_MAX: usize = 5;
+/// How often a leader tells the others that it lives. A sync of 63 ms, the slowest of a hundred, fits in between.
+pub const RECORD_HEARTBEAT: Duration = Duration::from_millis(100);
+/// How long a voter waits for a leader before it asks for votes: four lost heartbeats at the least. It is drawn anew each
+/// time, so that two rarely ask at once. While any voter has heard of a leader within the longest, it gives no vote; two
+/// rounds of asking are over 1.4 s after the leader's last word.
+pub const RECORD_ELECTION_TIME_MIN: Duration = Duration::from_millis(400);
+pub const RECORD_ELECTION_TIME_MAX: Duration = Duration::from_millis(700);
+/// Time after which whoever led is taken for gone.
+pub const RECORD_LEASE: Duration = RECORD_ELECTION_TIME_MAX;
+/// How often a lone box's group looks at the time: nobody waits for it.
+pub const RECORD_LONE_HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long a proposal waits to be decided: twice the time that a new leader takes.
+pub const PROPOSE_TIME_MAX: Duration = Duration::from_secs(3);
+/// How often a proposal looks for a leader.
+pub const PROPOSE_LOOK: Duration = Duration::from_millis(20);
+/// Proposals of other boxes that may wait for this one to decide them.
+pub const PROPOSALS_FORWARDED_MAX: usize = COMMANDS_WAITING_MAX;
+/// Time for another box to answer: a sync of the slowest kind and a round trip, and a third of what a proposal has.
+pub const RECORD_CALL_TIME: Duration = Duration::from_secs(1);
+/// Calls of other boxes that may wait for this one. Followers are most of them.
+pub const RECORD_CALLS_WAITING_MAX: usize = 4_096;
+/// Bytes of one message between boxes: entries and a snapshot's piece are the largest parts, a MiB each, after which one
+/// entry more of a MiB may come. JSON in JSON writes a quote as two bytes.
+pub const RECORD_MESSAGE_BYTES_MAX: usize = 4 * MIB;
+/// Entries that one message carries, and their bytes, of which the last entry may be the one that passes them.
+pub const COMMANDS_PER_MESSAGE_MAX: usize = 256;
+pub const RECORD_MESSAGE_ENTRIES_BYTES: usize = MIB;
+/// Bytes of a snapshot's text that one message carries.
+pub const RECORD_SNAPSHOT_PIECE_BYTES: usize = MIB;
+/// Bytes of a snapshot that another box may send: it is held in memory as a whole. 10,000 tenants' records are a tenth.
+pub const RECORD_SNAPSHOT_BYTES_MAX: u64 = GIB;
+/// Time for one piece of a snapshot. With the last one it is read, written and synced: 1 GiB at 100 MB/s.
+pub const RECORD_SNAPSHOT_CALL_TIME: Duration = Duration::from_secs(15);
+/// Time for a change of the voters: a newcomer fetches a snapshot of 100 MB in less, and an operator waits no longer.
+pub const VOTERS_TIME_MAX: Duration = Duration::from_secs(30);
+/// Boxes that wait on this one for what is decided next: a cloud of 1,000 boxes on its last persistence box.
+pub const FOLLOWERS_WAITING_MAX: usize = 1_024;
+/// How long such a box waits before it asks another: what it may miss, if this one is cut off. 1,000 boxes that ask once a
+/// second are nothing.
+pub const FOLLOW_WAIT: Duration = Duration::from_secs(1);
+/// How soon a box that follows asks again where nobody answered; then twice as long each time, up to the latter.
+pub const FOLLOW_LOOK: Duration = Duration::from_millis(50);
+pub const FOLLOW_LOOK_MAX: Duration = Duration::from_secs(1);
 
 // ---- databases ----
 

@@ -1,30 +1,63 @@
-//! The durable record: a command is in the log on the disk before it is applied and answered.
+//! The durable record: a command is in the log on the disks of more than half of the voters before it is applied and
+//! answered.
 //!
-//! One thread owns the file and the record. It takes all commands that wait as one batch: one transaction, one
-//! `fdatasync`, then [`Record::apply`] for each, then one new [`Arc<Record>`] for the readers, who never wait.
+//! [`Keeper::propose`] is the one seam through which the record changes. Behind it stands openraft: a lone box is a group
+//! of one voter, the persistence boxes of a cloud are one of up to five, and every other box follows what they decide.
+//! Refused commands are in the log too: every box skips them alike.
 //!
-//! [`Keeper::propose`] is the one seam through which the record changes, so that openraft can stand behind it
-//! when boxes become many. Refused commands are in the log too: every box skips them alike.
+//! ```text
+//!   propose ──→ desk ──→ who leads ──→ log (writer: one transaction, one sync for all that wait)
+//!                                       │ decided
+//!   answer  ←── machine (every box applies, publishes, and answers those who proposed on it) ←──┘
+//! ```
+//!
+//! One thread, `record`, runs all of it on a runtime of its own, so that no core of the web's is disturbed; a second,
+//! `record-log`, owns the file. Readers take one new [`Arc<Record>`] and never wait.
 //!
 //! A log that fails once takes no more commands ([`ProposeError::Down`]): after a failed `fdatasync` nobody knows
 //! what the disk holds, and going on would build on it. Readers keep the record as it was last published.
 
+mod answer;
+mod applied;
+mod desk;
 mod file;
+mod follower;
+mod log;
+mod machine;
+mod network;
+mod peers;
+mod responder;
+mod standing;
+mod thread;
+mod types;
+mod voters;
+mod wire;
+mod writer;
 
+use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
-use base::limits::{
-    COMMANDS_PER_APPEND_MAX, COMMANDS_PER_SNAPSHOT, COMMANDS_WAITING_MAX, RECORD_LOG_BYTES_MAX, RECORD_NEWS_WAITING_MAX,
-};
+use base::BoxId;
+use bytes::Bytes;
 use state::{Applied, Entry, Event, Record, Refusal};
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Notify, Semaphore, broadcast, mpsc, oneshot};
 
+use desk::{Desk, deadline, too_long};
 pub use file::OpenError;
-use file::{AppendError, RecordFile};
+use file::Owner;
+use machine::Waiting;
+pub use peers::{Answer, PeerError, Peers, Trust};
+pub use standing::{Part, Standing};
+use thread::Message;
+use types::{Member, Proposal, ProposalId};
+pub use voters::{Candidate, SetVotersError, voters_of};
+
+/// A lone box has no key that anybody knows it by.
+const LONE: Member = Member(BoxId([0; BoxId::BYTES]));
 
 /// What became of a command, when it wasn't taken.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -38,15 +71,43 @@ pub enum ProposeError {
     /// Nothing happened: the log found no room. It goes on when there is some.
     #[error("the disk is full, so the command was not taken: make room where the data directory lies")]
     Full,
+    /// Nothing happened: more than half of the voters can't be reached, or this box reaches none that leads them.
+    #[error("the command was not taken: too few of the cloud's persistence boxes can be reached to decide it")]
+    NoQuorum,
+    /// Nobody can tell whether it happened. It happens once or not at all.
+    #[error(
+        "whether the command was taken is unknown, as the persistence boxes stopped answering meanwhile: look before \
+         you try again"
+    )]
+    Unknown,
     /// Nothing happened: the node goes down.
     #[error("the node is going down and takes no more commands: try again when it is back")]
     Closed,
     /// The command couldn't be written down as JSON. Nothing happened.
     #[error("the command can't be written as JSON: {0}")]
     Unwritable(String),
+    /// Nothing happened: the log holds no command of that size.
+    #[error("the command has {bytes} bytes as JSON, and {max} is the most", max = base::limits::RECORD_ENTRY_BYTES_MAX)]
+    TooLong { bytes: usize },
     /// Whether it happened is unknown; the next start knows.
     #[error("the record's log failed: {cause}. Whether the command was taken shows when the node is started again")]
     Down { cause: Arc<str> },
+}
+
+/// A box's place in the group of its cloud's persistence boxes.
+pub struct Group {
+    pub me: BoxId,
+    pub start: Start,
+    pub peers: Arc<dyn Peers>,
+}
+
+/// How a box without a record comes to one. One that has a record goes on with it either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The cloud begins here. What a lone box kept in this directory becomes the cloud's.
+    Found,
+    /// The others will tell: [`Keeper::set_voters`] on one of them makes this box one of the voters.
+    Join,
 }
 
 /// The record and its log. Cheap to clone; all clones are one. The last to go closes it.
@@ -56,76 +117,108 @@ pub struct Keeper {
 }
 
 struct Inner {
-    /// None once the last keeper goes: the owner then ends.
-    proposals: Option<SyncSender<Message>>,
+    /// None once the last keeper goes: the thread then ends.
+    proposals: Option<mpsc::Sender<Message>>,
+    calls: mpsc::Sender<thread::Incoming>,
+    /// Places for calls of other boxes that wait for their answer.
+    call_places: Semaphore,
+    /// Places for proposals that wait.
+    places: Arc<Semaphore>,
+    /// Drawn once; each proposal has the next number.
+    drawn: [u64; 2],
+    number: std::sync::atomic::AtomicU64,
     published: Arc<ArcSwap<Record>>,
     news: broadcast::WeakSender<Arc<Batch>>,
-    ended: Arc<Ended>,
+    desk: Weak<Desk>,
+    down: Down,
     owner: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// How the owner ended: the cause, where its log failed. Nothing here, and no owner: it panicked.
+/// How the thread ended: the cause, where its log failed. Nothing here, and no thread: it panicked.
 type Ended = OnceLock<Option<Arc<str>>>;
 
-enum Message {
-    Propose(Proposal),
-    Close,
+/// What ends the record's thread before it is closed.
+#[derive(Clone, Default)]
+struct Down {
+    ended: Arc<Ended>,
+    told: Arc<Notify>,
 }
 
-struct Proposal {
-    entry: Entry,
-    /// The entry as the log stores it: written by the one who proposes, not by the thread that all wait for.
-    text: String,
-    answer: oneshot::Sender<Result<Applied, ProposeError>>,
+impl Down {
+    /// The first cause is the one that is told.
+    fn set(&self, cause: &str) {
+        let _ = self.ended.set(Some(cause.into()));
+        self.told.notify_one();
+    }
+
+    fn close(&self) {
+        let _ = self.ended.set(None);
+    }
+
+    /// What to tell about a command that nobody answered.
+    fn error(&self) -> ProposeError {
+        match self.ended.get() {
+            Some(None) => ProposeError::Closed,
+            Some(Some(cause)) => ProposeError::Down { cause: Arc::clone(cause) },
+            None => ProposeError::Down { cause: "its thread panicked".into() },
+        }
+    }
 }
 
 /// What one append did.
 struct Batch {
     record: Arc<Record>,
     events: Arc<[Event]>,
+    /// It did more than the events tell.
+    anew: bool,
 }
 
 impl Keeper {
-    /// Opens `dir/record.sqlite`, or makes it, and replays what the log holds since the last snapshot. Blocks.
+    /// Opens a lone box's `dir/record.sqlite`, or makes it, and replays what the log holds since the last snapshot.
+    /// Blocks.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
-        let opened = RecordFile::open(dir)?;
-        let published = Arc::new(ArcSwap::from_pointee(opened.record.clone()));
-        let (news, _) = broadcast::channel(RECORD_NEWS_WAITING_MAX);
-        let ended = Arc::new(Ended::new());
-        let (proposals, received) = sync_channel(COMMANDS_WAITING_MAX);
-        let inner_news = news.downgrade();
-        let owner = Owner {
-            file: opened.file,
-            record: opened.record,
-            since_snapshot: opened.log_entries,
-            log_bytes: opened.log_bytes,
-            published: Arc::clone(&published),
-            news,
-            ended: Arc::clone(&ended),
-        };
-        let owner = std::thread::Builder::new()
-            .name("record".to_owned())
-            .spawn(move || owner.run(&received))
-            .map_err(OpenError::Thread)?;
-        let inner =
-            Inner { proposals: Some(proposals), published, news: inner_news, ended, owner: Mutex::new(Some(owner)) };
-        Ok(Self { inner: Arc::new(inner) })
+        thread::start(dir, Owner::Lone(LONE), LONE, Arc::new(peers::Nobody), Vec::new())
     }
 
-    /// Asks the record to take a command. When this returns, what it says is on the disk.
+    /// As [`open`](Self::open), as one of a cloud's persistence boxes.
+    pub fn open_in_group(dir: &Path, group: Group) -> Result<Self, OpenError> {
+        let me = Member(group.me);
+        let owner = match group.start {
+            Start::Found => Owner::Founder { me, lone: LONE },
+            Start::Join => Owner::Joiner { lone: LONE },
+        };
+        thread::start(dir, owner, me, group.peers, Vec::new())
+    }
+
+    /// As [`open`](Self::open), as a box that has no vote and keeps up with those that have. It asks `first` until it
+    /// knows who votes. Serves what it has when nobody answers.
+    pub fn follow(dir: &Path, me: BoxId, peers: Arc<dyn Peers>, first: &[BoxId]) -> Result<Self, OpenError> {
+        let first = first.iter().copied().map(Member).collect();
+        thread::start(dir, Owner::Follower, Member(me), peers, first)
+    }
+
+    /// Asks the record to take a command. When this returns, what it says is decided, on the disk of this box and in
+    /// what [`record`](Self::record) gives.
     ///
     /// A caller who stops waiting doesn't take the command back.
     pub async fn propose(&self, entry: Entry) -> Result<Applied, ProposeError> {
-        let text = serde_json::to_string(&entry).map_err(|error| ProposeError::Unwritable(error.to_string()))?;
+        let inner = &self.inner;
+        let proposal = Proposal::new(inner.next_id(), self.record().index(), entry)
+            .map_err(|error| ProposeError::Unwritable(error.to_string()))?;
+        if too_long(&proposal) {
+            return Err(ProposeError::TooLong { bytes: proposal.text.len() });
+        }
+        let place = Arc::clone(&inner.places).try_acquire_owned().map_err(|_| ProposeError::Busy)?;
         let (answer, answered) = oneshot::channel();
-        let proposals = self.inner.proposals.as_ref().expect("taken only when the last keeper is dropped");
-        match proposals.try_send(Message::Propose(Proposal { entry, text, answer })) {
+        let waiting = Waiting { proposal, answer, deadline: deadline(), open: 0, _place: place };
+        let proposals = inner.proposals.as_ref().expect("taken only when the last keeper is dropped");
+        match proposals.try_send(Message::Propose(waiting)) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(ProposeError::Busy),
-            Err(TrySendError::Disconnected(_)) => return Err(self.inner.gone()),
+            Err(TrySendError::Closed(_)) => return Err(inner.down.error()),
         }
-        // Without an answer the owner ended with the command in its hands or in its queue.
-        answered.await.unwrap_or_else(|_| Err(self.inner.gone()))
+        // Without an answer the thread ended with the command in its hands or in its queue.
+        answered.await.unwrap_or_else(|_| Err(inner.down.error()))
     }
 
     /// The record after everything that was acknowledged so far. Never waits.
@@ -142,24 +235,63 @@ impl Keeper {
         (record, watcher)
     }
 
+    /// Answers another box, which is `from` by its link's word. Foreign bytes are refused in words.
+    pub async fn answer(&self, from: BoxId, message: Bytes) -> Bytes {
+        let Ok(_place) = self.inner.call_places.try_acquire() else { return wire::reply(&wire::Reply::Busy) };
+        let (answer, answered) = oneshot::channel();
+        match self.inner.calls.try_send(thread::Incoming { from, message, answer }) {
+            Ok(()) => answered.await.unwrap_or_else(|_| wire::reply(&wire::Reply::Refused("it was closed".to_owned()))),
+            Err(TrySendError::Full(_)) => wire::reply(&wire::Reply::Busy),
+            Err(TrySendError::Closed(_)) => wire::reply(&wire::Reply::Refused("it was closed".to_owned())),
+        }
+    }
+
+    /// Makes these boxes the voters, through the leader wherever it is. New voters first learn what the others know; one
+    /// that is dead can be left out while more than half of the others live. Returns when it is decided.
+    pub async fn set_voters(&self, voters: BTreeSet<BoxId>) -> Result<(), SetVotersError> {
+        let (answer, answered) = oneshot::channel();
+        let voters = voters.into_iter().map(Member).collect();
+        let proposals = self.inner.proposals.as_ref().expect("taken only when the last keeper is dropped");
+        proposals.try_send(Message::SetVoters { voters, answer }).map_err(|error| match error {
+            TrySendError::Full(_) => SetVotersError::Busy,
+            TrySendError::Closed(_) => SetVotersError::Refused("the record was closed".to_owned()),
+        })?;
+        answered.await.unwrap_or(Err(SetVotersError::Unknown))
+    }
+
+    /// How the group stands, as this box sees it. Never waits.
+    pub fn standing(&self) -> Standing {
+        self.inner.desk.upgrade().map_or_else(Standing::gone, |desk| desk.standing())
+    }
+
     /// Answers what waits, writes a snapshot, and takes no more commands. Blocks.
     pub fn close(&self) {
-        if let Some(proposals) = &self.inner.proposals {
-            // The owner that is gone already needs no telling.
-            let _ = proposals.send(Message::Close);
-        }
-        self.inner.join();
+        self.inner.end(Message::Close);
+    }
+
+    /// Ends as a process does that is killed: nothing that waits is written.
+    #[cfg(test)]
+    fn crash(&self) {
+        self.inner.end(Message::Crash);
     }
 }
 
 impl Inner {
-    /// What to tell about a command that the owner didn't answer.
-    fn gone(&self) -> ProposeError {
-        match self.ended.get() {
-            Some(None) => ProposeError::Closed,
-            Some(Some(cause)) => ProposeError::Down { cause: Arc::clone(cause) },
-            None => ProposeError::Down { cause: "its thread panicked".into() },
+    fn next_id(&self) -> ProposalId {
+        let number = self.number.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        ProposalId([self.drawn[0], self.drawn[1].wrapping_add(number)])
+    }
+
+    fn end(&self, how: Message) {
+        if let Some(proposals) = &self.proposals {
+            let mut how = how;
+            // A full queue empties by itself, and a thread that is gone needs no telling.
+            while let Err(TrySendError::Full(again)) = proposals.try_send(how) {
+                how = again;
+                std::thread::yield_now();
+            }
         }
+        self.join();
     }
 
     fn join(&self) {
@@ -191,7 +323,8 @@ pub struct Watcher {
 pub enum News {
     /// These events, in order, led to this record. Some commands, such as a token's, cause none.
     Changed { record: Arc<Record>, events: Arc<[Event]> },
-    /// The watcher was too slow and events were lost: build everything anew from this record.
+    /// Events were lost, as the watcher was too slow or the box was away for long: build everything anew from this
+    /// record.
     Lagged { record: Arc<Record> },
 }
 
@@ -202,6 +335,10 @@ impl Watcher {
         loop {
             match news.recv().await {
                 Ok(batch) if batch.record.index() <= self.seen => {}
+                Ok(batch) if batch.anew => {
+                    self.seen = batch.record.index();
+                    return Some(News::Lagged { record: Arc::clone(&batch.record) });
+                }
                 Ok(batch) => {
                     self.seen = batch.record.index();
                     return Some(News::Changed {
@@ -219,106 +356,6 @@ impl Watcher {
                 Err(broadcast::error::RecvError::Closed) => return None,
             }
         }
-    }
-}
-
-/// The thread that owns the file and the record.
-struct Owner {
-    file: RecordFile,
-    record: Record,
-    since_snapshot: u64,
-    log_bytes: usize,
-    published: Arc<ArcSwap<Record>>,
-    news: broadcast::Sender<Arc<Batch>>,
-    ended: Arc<Ended>,
-}
-
-impl Owner {
-    fn run(mut self, received: &Receiver<Message>) {
-        let mut closing = false;
-        while !closing && let Ok(message) = received.recv() {
-            let mut batch = Vec::new();
-            let mut next = Some(message);
-            while let Some(message) = next.take() {
-                match message {
-                    Message::Propose(proposal) => batch.push(proposal),
-                    Message::Close => closing = true,
-                }
-                if !closing && batch.len() < COMMANDS_PER_APPEND_MAX {
-                    next = received.try_recv().ok();
-                }
-            }
-            if let Err(cause) = self.take(batch) {
-                tracing::error!(%cause, "the record's log failed: no more commands are taken");
-                return;
-            }
-            if self.since_snapshot >= COMMANDS_PER_SNAPSHOT || self.log_bytes >= RECORD_LOG_BYTES_MAX {
-                self.cut();
-            }
-        }
-        if self.since_snapshot > 0 {
-            self.cut();
-        }
-        let _ = self.ended.set(None);
-    }
-
-    /// Makes the batch durable, applies it, publishes the record, answers: in this order.
-    fn take(&mut self, batch: Vec<Proposal>) -> Result<(), Arc<str>> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let texts = batch.iter().map(|proposal| proposal.text.as_str());
-        let refused = match self.file.append(self.record.index() + 1, texts) {
-            Ok(()) => None,
-            Err(error @ AppendError::Full { .. }) => {
-                tracing::error!(error = base::chain(&error), "commands were not taken");
-                Some((ProposeError::Full, Ok(())))
-            }
-            Err(error) => {
-                let cause: Arc<str> = base::chain(&error).into();
-                // First the reason, then the answers: nobody who is answered finds it missing.
-                let _ = self.ended.set(Some(Arc::clone(&cause)));
-                Some((ProposeError::Down { cause: Arc::clone(&cause) }, Err(cause)))
-            }
-        };
-        if let Some((said, outcome)) = refused {
-            for proposal in batch {
-                let _ = proposal.answer.send(Err(said.clone()));
-            }
-            return outcome;
-        }
-        let mut events = Vec::new();
-        let mut answers = Vec::with_capacity(batch.len());
-        for Proposal { entry, text, answer } in batch {
-            let outcome = self.record.apply(&entry).map_err(ProposeError::Refused);
-            if let Ok(applied) = &outcome {
-                events.extend(applied.events.iter().cloned());
-            }
-            self.since_snapshot += 1;
-            self.log_bytes += text.len();
-            answers.push((answer, outcome));
-        }
-        let record = Arc::new(self.record.clone());
-        self.published.store(Arc::clone(&record));
-        // Nobody watching is fine.
-        let _ = self.news.send(Arc::new(Batch { record, events: events.into() }));
-        for (answer, outcome) in answers {
-            // Whoever no longer waits learns it from the record.
-            let _ = answer.send(outcome);
-        }
-        Ok(())
-    }
-
-    /// Writes a snapshot and cuts the log. One that fails is tried again a whole log later: the log has it all.
-    fn cut(&mut self) {
-        if let Err(error) = self.file.snapshot(&self.record) {
-            tracing::error!(
-                error = base::chain(&error),
-                "no snapshot of the record was written; its log has everything"
-            );
-        }
-        self.since_snapshot = 0;
-        self.log_bytes = 0;
     }
 }
 

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::{Actor, Manifest};
 
 /// The version of the stored record and of its commands. A change that an older build can't read raises it,
-/// and the reader of the older version stays.
-pub const FORMAT: u32 = 1;
+/// and the reader of the older version stays. 1: a lone box's log. 2: a group's, with terms and the ids of proposals.
+pub const FORMAT: u32 = 2;
 
 /// The stage that the public sees.
 pub(crate) const LIVE: &str = "live";

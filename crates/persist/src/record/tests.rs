@@ -1,11 +1,20 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use base::limits::{
+    COMMANDS_KEPT_AFTER_SNAPSHOT, COMMANDS_PER_SNAPSHOT, COMMANDS_WAITING_MAX, RECORD_NEWS_WAITING_MAX,
+};
 use base::{Name, Timestamp};
 use rusqlite::Connection;
 use state::{Actor, Command, Sealed};
 
+use super::file::{Change, RecordFile, Row, WriteError};
+use super::types::log_id;
 use super::*;
+
+mod cluster;
+mod follow;
+mod storage;
 
 fn tenant(name: &str) -> Entry {
     let name: Name = name.parse().expect("a test's name");
@@ -99,7 +108,8 @@ async fn the_log_is_cut_when_it_is_long() {
             Ok((row.get(0)?, row.get(1)?))
         })
         .expect("the schema");
-    assert_eq!(counts, (0, count.cast_signed()), "dropping the last keeper closes it");
+    assert_eq!(counts.1, count.cast_signed(), "dropping the last keeper closes it");
+    assert!(counts.0 <= COMMANDS_KEPT_AFTER_SNAPSHOT.cast_signed(), "{} entries are left", counts.0);
     drop(connection);
     assert_eq!(*Keeper::open(dir.path()).expect("it was closed").record(), *record);
 }
@@ -143,13 +153,13 @@ async fn a_watcher_that_is_late_is_told_to_start_anew() {
 #[test]
 fn a_full_disk_refuses_and_a_disk_with_room_goes_on() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let file::Opened { file, .. } = RecordFile::open(dir.path()).expect("it is new");
-    let text = "x".repeat(100_000);
+    let file = RecordFile::open(dir.path(), Owner::Lone(LONE)).expect("it is new").file;
+    let append = || [Change::Append(vec![Row { id: log_id(1, 1), text: "x".repeat(100_000) }])];
     file.limit_pages(20);
-    let error = file.append(1, [text.as_str()].into_iter()).expect_err("there is no room");
-    assert!(matches!(error, AppendError::Full { .. }), "{error:?}");
+    let error = file.write(&append()).expect_err("there is no room");
+    assert!(matches!(error, WriteError::Full { .. }), "{error:?}");
     file.limit_pages(1_000);
-    file.append(1, [text.as_str()].into_iter()).expect("there is room");
+    file.write(&append()).expect("there is room");
 }
 
 #[tokio::test]
@@ -176,7 +186,7 @@ async fn what_cannot_be_read_is_named_and_left_as_it_is() {
         ("no table", "DROP TABLE log"),
         ("a gap", "DELETE FROM log WHERE idx = 2"),
         ("a wrong entry", "UPDATE log SET entry = replace(entry, 'too', 'two')"),
-        ("a wrong snapshot", "UPDATE snapshot SET record = replace(record, 'in-', 'on-')"),
+        ("a wrong snapshot", "UPDATE snapshot SET state = replace(state, 'in-', 'on-')"),
         ("an entry of the wrong type", "UPDATE log SET entry = x'00'"),
     ] {
         std::fs::write(&file, &whole).expect("the disk has room");
@@ -190,14 +200,14 @@ async fn what_cannot_be_read_is_named_and_left_as_it_is() {
     std::fs::write(&file, "").expect("the disk has room");
     say("empty", refused(&path));
     expect_test::expect![[r"
-        newer: DIR/record.sqlite has format 7, and this build reads up to 1: run the newer build that wrote it
+        newer: DIR/record.sqlite has format 7, and this build reads up to 2: run the newer build that wrote it
         no format: DIR/record.sqlite is damaged (it doesn't say its format): it was left as it is; put a copy of it from a backup in its place
         another program's: DIR/record.sqlite is damaged (it is another program's): it was left as it is; put a copy of it from a backup in its place
         no table: DIR/record.sqlite is damaged (no such table: log): it was left as it is; put a copy of it from a backup in its place
         a gap: DIR/record.sqlite is damaged (log entry 2 is missing): it was left as it is; put a copy of it from a backup in its place
-        a wrong entry: DIR/record.sqlite is damaged (log entry 3 isn't what was written): it was left as it is; put a copy of it from a backup in its place
+        a wrong entry: DIR/record.sqlite is damaged (log entry 5 isn't what was written): it was left as it is; put a copy of it from a backup in its place
         a wrong snapshot: DIR/record.sqlite is damaged (part 0 of the snapshot isn't what was written): it was left as it is; put a copy of it from a backup in its place
-        an entry of the wrong type: DIR/record.sqlite is damaged (Invalid column type Blob at index: 1, name: entry): it was left as it is; put a copy of it from a backup in its place
+        an entry of the wrong type: DIR/record.sqlite is damaged (Invalid column type Blob at index: 2, name: entry): it was left as it is; put a copy of it from a backup in its place
         cut: DIR/record.sqlite is damaged (database disk image is malformed): it was left as it is; put a copy of it from a backup in its place
         no database: DIR/record.sqlite is damaged (file is not a database): it was left as it is; put a copy of it from a backup in its place
         empty: DIR/record.sqlite is damaged (it is empty): it was left as it is; put a copy of it from a backup in its place

@@ -166,6 +166,21 @@ impl Refusal {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", "the box is going down and changes nothing more")
                     .help("try again when it is back")
             }
+            ProposeError::NoQuorum => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no_quorum",
+                "too few of the cloud's persistence boxes can be reached; nothing was changed",
+            )
+            .help("try again when they are back: `firm status` shows which are missing"),
+            ProposeError::Unknown => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unknown_outcome",
+                "the persistence boxes stopped answering meanwhile; whether the change was made is unknown",
+            )
+            .help("look what is there before you try again"),
+            ProposeError::TooLong { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error.to_string())
+            }
             ProposeError::Unwritable(_) => Self::failed(error.into()),
             ProposeError::Down { .. } => {
                 let cause = chain(&error);
