@@ -580,6 +580,12 @@ pub const FIRMING_TIME_MAX: Duration = Duration::from_mins(15);
 pub const OPERATORS_MAX: usize = 64;
 /// Doors that an order to join names: every voter that a cloud can have, and some to spare.
 pub const DOORS_MAX: usize = 8;
+/// Boxes of a cloud. What membership and the record's followers are measured for.
+pub const BOXES_MAX: usize = 1000;
+/// Keys that were evicted, 40 bytes each in every box's memory: a hundred lives of every box.
+pub const BOXES_EVICTED_MAX: usize = 100_000;
+/// Addresses of a box that the record keeps.
+pub const BOX_ADDRESSES_MAX: usize = 16;
 /// Labels of a box: where it stands, in some detail.
 pub const BOX_LABELS_MAX: usize = 16;
 /// How long `firm firm` and `firm reset` wait for the box: a large disk is wiped, a node drains.

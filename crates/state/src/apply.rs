@@ -8,7 +8,7 @@ use base::limits::{
     LABEL_TEXT_BYTES_MAX, RELEASES_PER_APP_MAX, STAGE_HISTORY_MAX, STAGES_PER_APP_MAX, TENANTS_MAX,
     TOKENS_PER_TENANT_MAX,
 };
-use base::{AppId, DatabaseId, Digest, Domain, Name, ReleaseNo, TenantId, TokenId};
+use base::{AppId, DatabaseId, Digest, Domain, Name, ReleaseNo, Roles, TenantId, TokenId};
 
 use crate::command::{Applied, Command, Entry, Event};
 use crate::manifest::variable_name;
@@ -62,11 +62,29 @@ pub enum Refusal {
     Variable(String),
     #[error("stage {stage} of app {app} has no secret {name}")]
     NoSecret { app: Name, stage: Name, name: String },
+    #[error("this cloud has its first box already")]
+    FoundedAlready,
+    #[error("this cloud isn't made of boxes: it is `firm up` on one machine")]
+    NotFounded,
+    #[error("a cloud needs an operator")]
+    NoOperators,
+    #[error("the cloud has no box {0}")]
+    NoBox(Name),
+    #[error("box {0} was not admitted, or by another order: firm it anew")]
+    NotAdmitted(Name),
+    #[error("box {0} was put out of this cloud for good: reset it, and it comes back with a new key")]
+    Evicted(Name),
+    #[error("box {name} is in the cloud already, as {roles}")]
+    BoxThere { name: Name, roles: Roles },
+    #[error("box {0} is the only one that keeps the record: add another persistence box first")]
+    LastPersistence(Name),
+    #[error("`{0}` can't be part of a label: lower-case letters, digits and single hyphens can")]
+    Label(String),
     #[error("there is room for {max} {what}, and no more")]
     Full { what: &'static str, max: usize },
 }
 
-type Outcome = Result<Applied, Refusal>;
+pub(crate) type Outcome = Result<Applied, Refusal>;
 
 impl Record {
     /// Takes the next entry. A refused one counts as applied too: every box skips it alike.
@@ -98,6 +116,14 @@ impl Record {
             }
             Command::DomainRemove { tenant, app, domain } => self.domain_remove(*tenant, app, domain),
             Command::AppDelete { tenant, app } => self.app_delete(*tenant, app),
+            Command::CloudFound { cloud, name, domain, operators, first, addresses } => {
+                self.cloud_found(entry, (*cloud, name, domain), operators, first, addresses)
+            }
+            Command::BoxAdmit { admission } => self.box_admit(entry, admission),
+            Command::BoxJoin { id, order, addresses } => self.box_join(entry, *id, order, addresses),
+            Command::BoxMoved { id, addresses } => self.box_moved(*id, addresses),
+            Command::BoxLeave { id } => self.box_leave(*id),
+            Command::BoxEvict { id } => self.box_evict(entry, *id),
         }
     }
 
@@ -536,7 +562,7 @@ fn changed(tenant: TenantId, app: &Name) -> Event {
     Event::AppChanged { tenant, app: app.clone() }
 }
 
-fn room(what: &'static str, held: usize, max: usize) -> Result<(), Refusal> {
+pub(crate) fn room(what: &'static str, held: usize, max: usize) -> Result<(), Refusal> {
     if held < max { Ok(()) } else { Err(Refusal::Full { what, max }) }
 }
 

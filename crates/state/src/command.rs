@@ -1,12 +1,13 @@
 //! What may happen to the record, and what did.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
-use base::{AppId, DatabaseId, Digest, Domain, Name, ReleaseNo, TenantId, Timestamp, TokenId};
+use base::{AppId, BoxId, CloudId, DatabaseId, Digest, Domain, Name, ReleaseNo, TenantId, Timestamp, TokenId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Ceiling, Certificate, Grant, Manifest, Sealed};
+use crate::{Admission, Ceiling, Certificate, Grant, Manifest, Sealed};
 
 /// A command, when it was proposed and by whom: one line of the record's log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,6 +134,38 @@ pub enum Command {
         tenant: TenantId,
         app: Name,
     },
+    /// The cloud is made of boxes from now on, and this is the first.
+    CloudFound {
+        cloud: CloudId,
+        name: Name,
+        domain: String,
+        operators: BTreeSet<BoxId>,
+        first: Admission,
+        addresses: Vec<SocketAddr>,
+    },
+    /// An operator lets a box in.
+    BoxAdmit {
+        admission: Admission,
+    },
+    /// It came.
+    BoxJoin {
+        id: BoxId,
+        order: String,
+        addresses: Vec<SocketAddr>,
+    },
+    /// Its links are listened for elsewhere.
+    BoxMoved {
+        id: BoxId,
+        addresses: Vec<SocketAddr>,
+    },
+    /// It goes in order.
+    BoxLeave {
+        id: BoxId,
+    },
+    /// It is put out, and its key for good.
+    BoxEvict {
+        id: BoxId,
+    },
 }
 
 /// What a command did.
@@ -161,4 +194,6 @@ pub enum Event {
     ReleaseDropped { tenant: TenantId, content: Digest },
     /// Domains or their certificates changed.
     DomainsChanged,
+    /// Boxes came, moved or went.
+    BoxesChanged,
 }

@@ -7,11 +7,13 @@
 //! entry; what must be secret comes in sealed or hashed.
 
 mod apply;
+mod boxes;
 mod command;
 pub mod manifest;
 mod record;
 
 pub use apply::Refusal;
+pub use boxes::{Admission, Boxes, CloudBox};
 pub use command::{Actor, Applied, Command, Entry, Event};
 pub use manifest::Manifest;
 pub use record::{

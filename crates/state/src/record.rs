@@ -10,7 +10,7 @@ use base::{AppId, DatabaseId, Digest, Domain, Name, Rate, ReleaseNo, TenantId, T
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Actor, Manifest};
+use crate::{Actor, Boxes, Manifest};
 
 /// The version of the stored record and of its commands. A change that an older build can't read raises it,
 /// and the reader of the older version stays. 1: a lone box's log. 2: a group's, with terms and the ids of proposals.
@@ -29,6 +29,9 @@ pub struct Record {
     pub(crate) tenants: BTreeMap<TenantId, Arc<Tenant>>,
     pub(crate) tokens: BTreeMap<TokenId, Arc<Token>>,
     pub(crate) domains: BTreeMap<Domain, Arc<DomainClaim>>,
+    /// None of `firm up`: a cloud that isn't made of boxes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) boxes: Option<Arc<Boxes>>,
 }
 
 /// Who rents.
@@ -218,7 +221,14 @@ pub struct Certificate {
 
 impl Default for Record {
     fn default() -> Self {
-        Self { index: 0, next_id: 1, tenants: BTreeMap::new(), tokens: BTreeMap::new(), domains: BTreeMap::new() }
+        Self {
+            index: 0,
+            next_id: 1,
+            tenants: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            domains: BTreeMap::new(),
+            boxes: None,
+        }
     }
 }
 
@@ -226,6 +236,11 @@ impl Record {
     /// Commands applied so far.
     pub fn index(&self) -> u64 {
         self.index
+    }
+
+    /// The cloud's boxes; none of `firm up`.
+    pub fn boxes(&self) -> Option<&Arc<Boxes>> {
+        self.boxes.as_ref()
     }
 
     pub fn tenants(&self) -> impl Iterator<Item = &Arc<Tenant>> {

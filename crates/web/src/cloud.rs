@@ -291,7 +291,10 @@ impl Cloud {
                         }
                     });
                 }
-                Event::AppChanged { .. } | Event::ReleaseDropped { .. } | Event::DomainsChanged => {}
+                Event::AppChanged { .. }
+                | Event::ReleaseDropped { .. }
+                | Event::DomainsChanged
+                | Event::BoxesChanged => {}
             }
         }
     }

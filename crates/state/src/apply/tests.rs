@@ -127,6 +127,7 @@ fn event(event: &Event) -> String {
         Event::TenantDropped { tenant } => format!("tenant {tenant} dropped"),
         Event::ReleaseDropped { content, .. } => format!("release of {} dropped", content.short()),
         Event::DomainsChanged => "domains changed".to_owned(),
+        Event::BoxesChanged => "boxes changed".to_owned(),
     }
 }
 

@@ -1,0 +1,350 @@
+//! The cloud's boxes in the record: which there are, what each is to be, and which are out for good.
+//!
+//! A box comes in in two steps: an operator *admits* a key, then the box that holds it *joins*. Nothing else brings a box
+//! in, and a key that was evicted never comes back: its machine may, with a new one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use base::limits::{BOX_ADDRESSES_MAX, BOX_LABELS_MAX, BOXES_EVICTED_MAX, BOXES_MAX, OPERATORS_MAX};
+use base::{BoxId, CloudId, Name, Role, Roles, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::apply::{Outcome, Refusal, room};
+use crate::command::{Applied, Entry, Event};
+use crate::record::Record;
+
+/// What the cloud is, and all its boxes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Boxes {
+    pub cloud: CloudId,
+    pub name: Name,
+    /// Apps are found at `app.tenant.DOMAIN`.
+    pub domain: String,
+    /// Whose orders boxes take.
+    pub operators: BTreeSet<BoxId>,
+    pub boxes: BTreeMap<BoxId, Arc<CloudBox>>,
+    /// Keys that never come back.
+    pub evicted: BTreeMap<BoxId, Timestamp>,
+}
+
+/// A box of the cloud.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloudBox {
+    pub id: BoxId,
+    /// Its own name, or its long name where another box of the cloud has that already.
+    pub name: Name,
+    pub roles: Roles,
+    /// Where it stands: failure domains are told by these.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    pub admitted: Timestamp,
+    /// The order that it was given: a box that brings another one is refused.
+    pub order: String,
+    /// None until it has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined: Option<Timestamp>,
+    /// Where its links are listened for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// A box as it is admitted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admission {
+    pub id: BoxId,
+    pub roles: Roles,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    pub order: String,
+}
+
+impl Boxes {
+    /// Those that have come and hold this role.
+    pub fn with(&self, role: Role) -> impl Iterator<Item = &Arc<CloudBox>> {
+        self.boxes.values().filter(move |it| it.joined.is_some() && it.roles.has(role))
+    }
+
+    /// May links be had with this box? It was admitted, and isn't out.
+    pub fn is_member(&self, id: BoxId) -> bool {
+        self.boxes.contains_key(&id)
+    }
+
+    fn name_for(&self, id: BoxId) -> Name {
+        let short = id.name();
+        let taken = self.boxes.values().any(|held| held.id != id && held.name == short);
+        if taken { id.long_name() } else { short }
+    }
+}
+
+fn changed() -> Applied {
+    Applied { events: vec![Event::BoxesChanged], ..Applied::default() }
+}
+
+fn bounded(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    addresses.iter().copied().take(BOX_ADDRESSES_MAX).collect()
+}
+
+impl Record {
+    pub(crate) fn cloud_found(
+        &mut self,
+        entry: &Entry,
+        (cloud, name, domain): (CloudId, &Name, &str),
+        operators: &BTreeSet<BoxId>,
+        first: &Admission,
+        addresses: &[SocketAddr],
+    ) -> Outcome {
+        if self.boxes.is_some() {
+            return Err(Refusal::FoundedAlready);
+        }
+        if operators.is_empty() {
+            return Err(Refusal::NoOperators);
+        }
+        room("operators", operators.len() - 1, OPERATORS_MAX)?;
+        if !first.roles.has(Role::Persistence) {
+            return Err(Refusal::LastPersistence(first.id.name()));
+        }
+        let mut boxes = Boxes {
+            cloud,
+            name: name.clone(),
+            domain: domain.to_owned(),
+            operators: operators.clone(),
+            boxes: BTreeMap::new(),
+            evicted: BTreeMap::new(),
+        };
+        let mut one = admitted(&boxes, entry, first)?;
+        one.joined = Some(entry.at);
+        one.addresses = bounded(addresses);
+        boxes.boxes.insert(first.id, Arc::new(one));
+        self.boxes = Some(Arc::new(boxes));
+        Ok(changed())
+    }
+
+    /// The same admission again changes nothing; another one of a box that hasn't come yet replaces the first.
+    pub(crate) fn box_admit(&mut self, entry: &Entry, admission: &Admission) -> Outcome {
+        let boxes = self.boxes_mut()?;
+        if boxes.evicted.contains_key(&admission.id) {
+            return Err(Refusal::Evicted(admission.id.long_name()));
+        }
+        match boxes.boxes.get(&admission.id) {
+            Some(held) if held.order == admission.order => return Ok(Applied::default()),
+            Some(held) if held.joined.is_some() => {
+                return Err(Refusal::BoxThere { name: held.name.clone(), roles: held.roles.clone() });
+            }
+            Some(_) => {}
+            None => room("boxes", boxes.boxes.len(), BOXES_MAX)?,
+        }
+        let it = admitted(boxes, entry, admission)?;
+        boxes.boxes.insert(admission.id, Arc::new(it));
+        Ok(changed())
+    }
+
+    /// A box that was told to join has come. Coming twice is coming once: it may have been cut off before it heard.
+    pub(crate) fn box_join(&mut self, entry: &Entry, id: BoxId, order: &str, addresses: &[SocketAddr]) -> Outcome {
+        let boxes = self.boxes_mut()?;
+        if boxes.evicted.contains_key(&id) {
+            return Err(Refusal::Evicted(id.long_name()));
+        }
+        let it = boxes.boxes.get_mut(&id).ok_or_else(|| Refusal::NotAdmitted(id.long_name()))?;
+        if it.order != order {
+            return Err(Refusal::NotAdmitted(id.long_name()));
+        }
+        let addresses = bounded(addresses);
+        if it.joined.is_some() && it.addresses == addresses {
+            return Ok(Applied::default());
+        }
+        let it = Arc::make_mut(it);
+        it.joined = it.joined.or(Some(entry.at));
+        it.addresses = addresses;
+        Ok(changed())
+    }
+
+    /// The box is elsewhere by now.
+    pub(crate) fn box_moved(&mut self, id: BoxId, addresses: &[SocketAddr]) -> Outcome {
+        let boxes = self.boxes_mut()?;
+        let it = boxes.boxes.get_mut(&id).ok_or_else(|| Refusal::NoBox(id.long_name()))?;
+        let addresses = bounded(addresses);
+        if it.addresses == addresses {
+            return Ok(Applied::default());
+        }
+        Arc::make_mut(it).addresses = addresses;
+        Ok(changed())
+    }
+
+    /// Out, and its key for good.
+    pub(crate) fn box_evict(&mut self, entry: &Entry, id: BoxId) -> Outcome {
+        let boxes = self.boxes_mut()?;
+        if boxes.evicted.contains_key(&id) {
+            return Ok(Applied::default());
+        }
+        boxes.stays_persistent(id)?;
+        room("evicted boxes", boxes.evicted.len(), BOXES_EVICTED_MAX)?;
+        boxes.boxes.remove(&id);
+        boxes.evicted.insert(id, entry.at);
+        Ok(changed())
+    }
+
+    /// Gone in order: it may come again with the key that it has.
+    pub(crate) fn box_leave(&mut self, id: BoxId) -> Outcome {
+        let boxes = self.boxes_mut()?;
+        boxes.stays_persistent(id)?;
+        boxes.boxes.remove(&id);
+        Ok(changed())
+    }
+
+    fn boxes_mut(&mut self) -> Result<&mut Boxes, Refusal> {
+        self.boxes.as_mut().map(Arc::make_mut).ok_or(Refusal::NotFounded)
+    }
+}
+
+impl Boxes {
+    /// Is the record still kept by somebody without this box?
+    fn stays_persistent(&self, without: BoxId) -> Result<(), Refusal> {
+        let held = self.boxes.get(&without).ok_or_else(|| Refusal::NoBox(without.long_name()))?;
+        let keeps = held.joined.is_some() && held.roles.has(Role::Persistence);
+        if keeps && self.with(Role::Persistence).count() == 1 {
+            return Err(Refusal::LastPersistence(held.name.clone()));
+        }
+        Ok(())
+    }
+}
+
+fn admitted(boxes: &Boxes, entry: &Entry, admission: &Admission) -> Result<CloudBox, Refusal> {
+    room("labels of a box", admission.labels.len().saturating_sub(1), BOX_LABELS_MAX)?;
+    for text in admission.labels.iter().flat_map(|(key, value)| [key, value]) {
+        if text.parse::<Name>().is_err() {
+            return Err(Refusal::Label(text.chars().take(40).collect()));
+        }
+    }
+    Ok(CloudBox {
+        id: admission.id,
+        name: boxes.name_for(admission.id),
+        roles: admission.roles.clone(),
+        labels: admission.labels.clone(),
+        admitted: entry.at,
+        order: admission.order.chars().take(ORDER_CHARS_MAX).collect(),
+        joined: None,
+        addresses: Vec::new(),
+    })
+}
+
+/// Characters of an order's id: 16 bytes in hexadecimal, and some to spare.
+const ORDER_CHARS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use base::TokenId;
+
+    use super::*;
+    use crate::{Actor, Command};
+
+    const FIRST: BoxId = BoxId([1; 32]);
+    const OTHER: BoxId = BoxId([2; 32]);
+    const OPERATOR: BoxId = BoxId([9; 32]);
+
+    fn admission(id: BoxId, roles: &str, order: &str) -> Admission {
+        Admission {
+            id,
+            roles: roles.parse().expect("roles"),
+            labels: BTreeMap::from([("rack".to_owned(), "7".to_owned())]),
+            order: order.to_owned(),
+        }
+    }
+
+    fn apply(record: &mut Record, command: Command) -> Outcome {
+        let by = Actor::Token { id: TokenId(1), label: "ada".to_owned() };
+        record.apply(&Entry { at: Timestamp(record.index() + 1), by, command })
+    }
+
+    fn founded() -> Record {
+        let mut record = Record::default();
+        let command = Command::CloudFound {
+            cloud: CloudId([5; 16]),
+            name: "hut".parse().expect("a name"),
+            domain: "localhost".to_owned(),
+            operators: BTreeSet::from([OPERATOR]),
+            first: admission(FIRST, "persistence", "a"),
+            addresses: vec!["10.0.0.1:7742".parse().expect("an address")],
+        };
+        apply(&mut record, command.clone()).expect("founded");
+        assert_eq!(apply(&mut record, command), Err(Refusal::FoundedAlready));
+        record
+    }
+
+    fn admit(record: &mut Record, id: BoxId, roles: &str, order: &str) -> Outcome {
+        apply(record, Command::BoxAdmit { admission: admission(id, roles, order) })
+    }
+
+    fn join(record: &mut Record, id: BoxId, order: &str) -> Outcome {
+        let addresses = vec!["10.0.0.2:7742".parse().expect("an address")];
+        apply(record, Command::BoxJoin { id, order: order.to_owned(), addresses })
+    }
+
+    #[test]
+    fn a_box_comes_in_by_admission_and_its_order_alone() {
+        let mut record = founded();
+        assert_eq!(join(&mut record, OTHER, "b"), Err(Refusal::NotAdmitted(OTHER.long_name())));
+        admit(&mut record, OTHER, "web", "b").expect("admitted");
+        assert_eq!(join(&mut record, OTHER, "c"), Err(Refusal::NotAdmitted(OTHER.long_name())));
+        let boxes = |record: &Record| record.boxes().cloned().expect("founded");
+        assert_eq!(boxes(&record).with(Role::Web).count(), 0);
+        join(&mut record, OTHER, "b").expect("joined");
+        assert_eq!(join(&mut record, OTHER, "b"), Ok(Applied::default()), "coming twice is coming once");
+        assert_eq!(boxes(&record).with(Role::Web).count(), 1);
+        assert_eq!(admit(&mut record, OTHER, "web", "b"), Ok(Applied::default()));
+        assert!(matches!(admit(&mut record, OTHER, "auth", "d"), Err(Refusal::BoxThere { .. })));
+        let named = boxes(&record).boxes[&OTHER].name.clone();
+        assert_eq!(named, OTHER.name());
+    }
+
+    #[test]
+    fn an_evicted_key_never_comes_back_and_one_that_left_may() {
+        let mut record = founded();
+        for (order, command) in [("b", Command::BoxLeave { id: OTHER }), ("c", Command::BoxEvict { id: OTHER })] {
+            admit(&mut record, OTHER, "web", order).expect("admitted");
+            join(&mut record, OTHER, order).expect("joined");
+            apply(&mut record, command).expect("gone");
+            assert!(!record.boxes().expect("founded").is_member(OTHER));
+        }
+        assert_eq!(admit(&mut record, OTHER, "web", "d"), Err(Refusal::Evicted(OTHER.long_name())));
+        assert_eq!(join(&mut record, OTHER, "c"), Err(Refusal::Evicted(OTHER.long_name())));
+        assert_eq!(apply(&mut record, Command::BoxEvict { id: OTHER }), Ok(Applied::default()));
+    }
+
+    #[test]
+    fn the_last_box_that_keeps_the_record_stays() {
+        let mut record = founded();
+        admit(&mut record, OTHER, "persistence,web", "b").expect("admitted");
+        for command in [Command::BoxEvict { id: FIRST }, Command::BoxLeave { id: FIRST }] {
+            assert_eq!(apply(&mut record, command), Err(Refusal::LastPersistence(FIRST.name())), "nobody else came");
+        }
+        join(&mut record, OTHER, "b").expect("joined");
+        apply(&mut record, Command::BoxEvict { id: FIRST }).expect("another keeps it");
+    }
+
+    #[test]
+    fn what_a_box_brings_is_bounded() {
+        let mut record = founded();
+        let mut many = admission(OTHER, "web", "b");
+        many.labels = (0..=BOX_LABELS_MAX).map(|number| (format!("l{number}"), "x".to_owned())).collect();
+        assert!(matches!(apply(&mut record, Command::BoxAdmit { admission: many }), Err(Refusal::Full { .. })));
+        let mut odd = admission(OTHER, "web", "b");
+        odd.labels = BTreeMap::from([("rack".to_owned(), "\u{1b}[2J".to_owned())]);
+        assert!(matches!(apply(&mut record, Command::BoxAdmit { admission: odd }), Err(Refusal::Label(_))));
+        admit(&mut record, OTHER, "web", "b").expect("admitted");
+        let addresses = vec!["10.0.0.2:7742".parse().expect("an address"); 100];
+        apply(&mut record, Command::BoxJoin { id: OTHER, order: "b".to_owned(), addresses }).expect("joined");
+        let held = record.boxes().expect("founded").boxes[&OTHER].addresses.len();
+        assert_eq!(held, BOX_ADDRESSES_MAX);
+    }
+
+    #[test]
+    fn a_record_without_boxes_reads_as_it_always_did() {
+        let text = serde_json::to_string(&Record::default()).expect("JSON");
+        assert!(!text.contains("boxes"), "{text}");
+        let record = founded();
+        let text = serde_json::to_string(&record).expect("JSON");
+        assert_eq!(serde_json::from_str::<Record>(&text).expect("it reads"), record);
+    }
+}
