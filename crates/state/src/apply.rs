@@ -78,6 +78,8 @@ pub enum Refusal {
     BoxThere { name: Name, roles: Roles },
     #[error("box {0} is the only one that keeps the record: add another persistence box first")]
     LastPersistence(Name),
+    #[error("box {name} holds {databases} databases, which would be lost")]
+    HoldsData { name: Name, databases: usize },
     #[error("`{0}` can't be part of a label: lower-case letters, digits and single hyphens can")]
     Label(String),
     #[error("there is room for {max} {what}, and no more")]
@@ -90,6 +92,12 @@ impl Record {
     /// Takes the next entry. A refused one counts as applied too: every box skips it alike.
     pub fn apply(&mut self, entry: &Entry) -> Outcome {
         self.index += 1;
+        let applied = self.decide(entry)?;
+        self.unsettle(&applied.events);
+        Ok(applied)
+    }
+
+    fn decide(&mut self, entry: &Entry) -> Outcome {
         match &entry.command {
             Command::TenantCreate { name, key } => self.tenant_create(entry, name, key),
             Command::TenantDelete { tenant } => self.tenant_delete(*tenant),
@@ -123,7 +131,7 @@ impl Record {
             Command::BoxJoin { id, order, addresses } => self.box_join(entry, *id, order, addresses),
             Command::BoxMoved { id, addresses } => self.box_moved(*id, addresses),
             Command::BoxLeave { id } => self.box_leave(*id),
-            Command::BoxEvict { id } => self.box_evict(entry, *id),
+            Command::BoxEvict { id, lose_data } => self.box_evict(entry, *id, *lose_data),
         }
     }
 
@@ -480,6 +488,9 @@ impl Record {
             None => room("apps of a tenant", tenant.apps.len(), APPS_PER_TENANT_MAX)?,
         }
         let fresh = [self.take_id(), self.take_id()];
+        if !tenant_has(self.tenants.get(&id), name, stage) {
+            self.settle(DatabaseId(fresh[1]));
+        }
         let tenant = Arc::make_mut(self.tenants.get_mut(&id).expect("found above"));
         let app = tenant.apps.entry(name.clone()).or_insert_with(|| {
             Arc::new(App {
@@ -552,6 +563,10 @@ fn run(stage: &mut Stage, entry: &Entry, release: ReleaseNo, how: How) {
 /// The newest release of the stage that is older than `running`: rolling back twice goes back twice.
 fn earlier<'a>(app: &'a App, stage: &Name, running: ReleaseNo) -> Option<&'a Arc<Release>> {
     app.releases.range(..running).rev().map(|(_, release)| release).find(|release| release.stage == *stage)
+}
+
+fn tenant_has(tenant: Option<&Arc<Tenant>>, app: &Name, stage: &Name) -> bool {
+    tenant.and_then(|tenant| tenant.apps.get(app)).is_some_and(|app| app.stages.contains_key(stage))
 }
 
 fn stage_of<'a>(app: &'a App, stage: &Name) -> Result<&'a Stage, Refusal> {

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use base::limits::{BOX_ADDRESSES_MAX, BOX_LABELS_MAX, BOXES_EVICTED_MAX, BOXES_MAX, OPERATORS_MAX};
-use base::{BoxId, CloudId, Name, Role, Roles, Timestamp};
+use base::{BoxId, CloudId, DatabaseId, Name, Role, Roles, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::apply::{Outcome, Refusal, room};
@@ -27,6 +27,8 @@ pub struct Boxes {
     pub boxes: BTreeMap<BoxId, Arc<CloudBox>>,
     /// Keys that never come back.
     pub evicted: BTreeMap<BoxId, Timestamp>,
+    /// Which persistence box holds which database.
+    pub homes: BTreeMap<DatabaseId, BoxId>,
 }
 
 /// A box of the cloud.
@@ -71,6 +73,20 @@ impl Boxes {
         self.boxes.contains_key(&id)
     }
 
+    /// The box that holds a database. None of a database that there isn't.
+    pub fn home(&self, database: DatabaseId) -> Option<BoxId> {
+        self.homes.get(&database).copied()
+    }
+
+    /// Gives a new database to the persistence box that holds fewest. There is always one: the last one stays.
+    pub(crate) fn settle(&mut self, database: DatabaseId) {
+        let held = |id: BoxId| self.homes.values().filter(|home| **home == id).count();
+        let least = self.with(Role::Persistence).map(|it| it.id).min_by_key(|id| (held(*id), *id));
+        if let Some(home) = least {
+            self.homes.insert(database, home);
+        }
+    }
+
     fn name_for(&self, id: BoxId) -> Name {
         let short = id.name();
         let taken = self.boxes.values().any(|held| held.id != id && held.name == short);
@@ -112,6 +128,7 @@ impl Record {
             operators: operators.clone(),
             boxes: BTreeMap::new(),
             evicted: BTreeMap::new(),
+            homes: BTreeMap::new(),
         };
         let mut one = admitted(&boxes, entry, first)?;
         one.joined = Some(entry.at);
@@ -172,16 +189,23 @@ impl Record {
         Ok(changed())
     }
 
-    /// Out, and its key for good.
-    pub(crate) fn box_evict(&mut self, entry: &Entry, id: BoxId) -> Outcome {
+    /// Out, and its key for good. What databases it holds is lost only where that was said; apps find empty ones then.
+    pub(crate) fn box_evict(&mut self, entry: &Entry, id: BoxId, lose_data: bool) -> Outcome {
         let boxes = self.boxes_mut()?;
         if boxes.evicted.contains_key(&id) {
             return Ok(Applied::default());
         }
         boxes.stays_persistent(id)?;
+        if !lose_data {
+            boxes.holds_nothing(id)?;
+        }
         room("evicted boxes", boxes.evicted.len(), BOXES_EVICTED_MAX)?;
         boxes.boxes.remove(&id);
         boxes.evicted.insert(id, entry.at);
+        let lost: Vec<_> = boxes.homes.iter().filter(|(_, home)| **home == id).map(|(database, _)| *database).collect();
+        for database in lost {
+            boxes.settle(database);
+        }
         Ok(changed())
     }
 
@@ -189,8 +213,28 @@ impl Record {
     pub(crate) fn box_leave(&mut self, id: BoxId) -> Outcome {
         let boxes = self.boxes_mut()?;
         boxes.stays_persistent(id)?;
+        boxes.holds_nothing(id)?;
         boxes.boxes.remove(&id);
         Ok(changed())
+    }
+
+    /// A new database needs a home where the cloud is made of boxes.
+    pub(crate) fn settle(&mut self, database: DatabaseId) {
+        if let Some(boxes) = &mut self.boxes {
+            Arc::make_mut(boxes).settle(database);
+        }
+    }
+
+    /// Databases that are gone have none.
+    pub(crate) fn unsettle(&mut self, events: &[Event]) {
+        let Some(boxes) = &mut self.boxes else { return };
+        let gone = |event: &Event| match event {
+            Event::DatabaseDropped { database, .. } => Some(*database),
+            _ => None,
+        };
+        for database in events.iter().filter_map(gone) {
+            Arc::make_mut(boxes).homes.remove(&database);
+        }
     }
 
     fn boxes_mut(&mut self) -> Result<&mut Boxes, Refusal> {
@@ -207,6 +251,14 @@ impl Boxes {
             return Err(Refusal::LastPersistence(held.name.clone()));
         }
         Ok(())
+    }
+}
+
+impl Boxes {
+    fn holds_nothing(&self, id: BoxId) -> Result<(), Refusal> {
+        let databases = self.homes.values().filter(|home| **home == id).count();
+        let name = || self.boxes.get(&id).map_or_else(|| id.long_name(), |held| held.name.clone());
+        if databases > 0 { Err(Refusal::HoldsData { name: name(), databases }) } else { Ok(()) }
     }
 }
 
@@ -301,7 +353,9 @@ mod tests {
     #[test]
     fn an_evicted_key_never_comes_back_and_one_that_left_may() {
         let mut record = founded();
-        for (order, command) in [("b", Command::BoxLeave { id: OTHER }), ("c", Command::BoxEvict { id: OTHER })] {
+        for (order, command) in
+            [("b", Command::BoxLeave { id: OTHER }), ("c", Command::BoxEvict { id: OTHER, lose_data: false })]
+        {
             admit(&mut record, OTHER, "web", order).expect("admitted");
             join(&mut record, OTHER, order).expect("joined");
             apply(&mut record, command).expect("gone");
@@ -309,18 +363,61 @@ mod tests {
         }
         assert_eq!(admit(&mut record, OTHER, "web", "d"), Err(Refusal::Evicted(OTHER.long_name())));
         assert_eq!(join(&mut record, OTHER, "c"), Err(Refusal::Evicted(OTHER.long_name())));
-        assert_eq!(apply(&mut record, Command::BoxEvict { id: OTHER }), Ok(Applied::default()));
+        assert_eq!(apply(&mut record, Command::BoxEvict { id: OTHER, lose_data: false }), Ok(Applied::default()));
     }
 
     #[test]
     fn the_last_box_that_keeps_the_record_stays() {
         let mut record = founded();
         admit(&mut record, OTHER, "persistence,web", "b").expect("admitted");
-        for command in [Command::BoxEvict { id: FIRST }, Command::BoxLeave { id: FIRST }] {
+        for command in [Command::BoxEvict { id: FIRST, lose_data: false }, Command::BoxLeave { id: FIRST }] {
             assert_eq!(apply(&mut record, command), Err(Refusal::LastPersistence(FIRST.name())), "nobody else came");
         }
         join(&mut record, OTHER, "b").expect("joined");
-        apply(&mut record, Command::BoxEvict { id: FIRST }).expect("another keeps it");
+        apply(&mut record, Command::BoxEvict { id: FIRST, lose_data: false }).expect("another keeps it");
+    }
+
+    #[test]
+    fn databases_live_where_there_are_fewest_and_hold_their_box() {
+        let mut record = founded();
+        admit(&mut record, OTHER, "persistence", "b").expect("admitted");
+        join(&mut record, OTHER, "b").expect("joined");
+        apply(
+            &mut record,
+            Command::TenantCreate { name: "acme".parse().expect("a name"), key: crate::Sealed(String::new()) },
+        )
+        .expect("made");
+        let tenant = record.tenants().next().expect("made").id;
+        let manifest = crate::manifest::parse("", "firm.toml").expect("an empty manifest");
+        let push = |stage: &str| Command::ReleaseCreate {
+            tenant,
+            app: "shop".parse().expect("a name"),
+            stage: stage.parse().expect("a name"),
+            content: base::Digest::of(stage.as_bytes()),
+            manifest: Box::new(manifest.clone()),
+            source: None,
+        };
+        for stage in ["live", "beta", "gamma", "delta"] {
+            apply(&mut record, push(stage)).expect("pushed");
+        }
+        let homes = |record: &Record| {
+            let boxes = record.boxes().expect("founded");
+            [FIRST, OTHER].map(|id| boxes.homes.values().filter(|home| **home == id).count())
+        };
+        assert_eq!(homes(&record), [2, 2]);
+        let held = Refusal::HoldsData { name: OTHER.name(), databases: 2 };
+        for command in [Command::BoxLeave { id: OTHER }, Command::BoxEvict { id: OTHER, lose_data: false }] {
+            assert_eq!(apply(&mut record, command), Err(held.clone()));
+        }
+        let delete = |stage: &str| Command::StageDelete {
+            tenant,
+            app: "shop".parse().expect("a name"),
+            stage: stage.parse().expect("a name"),
+        };
+        apply(&mut record, delete("beta")).expect("deleted");
+        assert_eq!(homes(&record).iter().sum::<usize>(), 3, "a database that is gone has a home");
+        apply(&mut record, Command::BoxEvict { id: OTHER, lose_data: true }).expect("said so");
+        assert_eq!(homes(&record), [3, 0]);
     }
 
     #[test]

@@ -165,6 +165,8 @@ pub enum Command {
     /// It is put out, and its key for good.
     BoxEvict {
         id: BoxId,
+        /// Also when it holds databases, which are lost then.
+        lose_data: bool,
     },
 }
 
