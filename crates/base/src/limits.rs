@@ -620,6 +620,13 @@ pub const GDAY_CACHE_MAX: i64 = 5 * 4096;
 /// Seconds between two looks at the box's own interfaces: a cable that comes back is spoken over within as many.
 pub const GDAY_INTERFACE_CHECK: u32 = 1;
 
+// ---- what boxes ask of each other ----
+
+/// An operation on a database of another box, both ways: a write that waits behind a slow sync takes a few seconds.
+pub const TIER_DATA_TIME_MAX: Duration = Duration::from_secs(15);
+/// A chunk from another box: 4 MiB at 3 Mbit/s.
+pub const TIER_CHUNK_TIME_MAX: Duration = Duration::from_secs(12);
+
 // ---- knocking at a box ----
 
 /// Where a box listens for those who aren't of its cloud.

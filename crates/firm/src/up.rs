@@ -165,6 +165,7 @@ fn settings(args: &UpArgs) -> Outcome<Settings> {
         guest_memory,
         process_memory: process::process_memory(guest_memory, memory),
         otlp,
+        tier: None,
     })
 }
 

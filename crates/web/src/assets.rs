@@ -16,11 +16,10 @@ use base::{Digest, Name, TenantId};
 use bytes::Bytes;
 use hashlink::LruCache;
 use http::HeaderValue;
-use persist::Chunks;
-use persist::chunks::GetError;
 use tokio::sync::Semaphore;
 
 use crate::files;
+use crate::tier::{ChunkError, Chunks};
 
 use self::lent::Lent;
 
@@ -87,8 +86,8 @@ impl Assets {
 /// Why a release's content can't be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AssetsError {
-    #[error("a chunk of the release can't be read")]
-    Chunk(#[source] GetError),
+    #[error("a chunk of the release can't be had")]
+    Chunk(#[source] ChunkError),
     #[error("the release's index can't be read")]
     Index(#[source] serde_json::Error),
     #[error("the reading thread is gone")]
@@ -145,10 +144,9 @@ impl Cache {
         if let Some(assets) = self.held(tenant, content) {
             return Ok(assets);
         }
+        let bytes = chunks.get(tenant, content).await.map_err(AssetsError::Chunk)?;
         // Up to 4 MiB of JSON: away from the core, where others would wait for it.
-        let chunks = chunks.clone();
         let read = tokio::task::spawn_blocking(move || {
-            let bytes = chunks.get(tenant, content).map_err(AssetsError::Chunk)?;
             let index: api::Index = serde_json::from_slice(&bytes).map_err(AssetsError::Index)?;
             Ok::<_, AssetsError>((Assets::of(index), bytes.len()))
         });
@@ -172,7 +170,10 @@ impl Cache {
         if let Some(bytes) = self.held_chunk(tenant, digest) {
             return Ok(bytes);
         }
-        let bytes = self.lent.chunk((tenant, digest), read(chunks, tenant, digest)).await?;
+        let bytes = self
+            .lent
+            .chunk((tenant, digest), async { chunks.get(tenant, digest).await.map_err(AssetsError::Chunk) })
+            .await?;
         if bytes.len() <= STATIC_CACHED_FILE_BYTES_MAX {
             self.files.borrow_mut().hold((tenant, digest), bytes.clone(), bytes.len());
         }
@@ -204,17 +205,11 @@ impl<T: Clone> Bounded<T> {
     }
 }
 
-async fn read(chunks: &Chunks, tenant: TenantId, digest: Digest) -> Result<Bytes, AssetsError> {
-    let chunks = chunks.clone();
-    let read = tokio::task::spawn_blocking(move || chunks.get(tenant, digest)).await;
-    read.map_err(|_| AssetsError::Gone)?.map_err(AssetsError::Chunk)
-}
-
 /// A component's wasm, put together from its chunks. For compilation only.
 pub(crate) async fn whole(chunks: &Chunks, tenant: TenantId, file: &api::File) -> Result<Arc<[u8]>, AssetsError> {
     let mut bytes = Vec::with_capacity(usize::try_from(file.size).unwrap_or(0));
     for chunk in &file.chunks {
-        bytes.extend_from_slice(&read(chunks, tenant, chunk.digest).await?);
+        bytes.extend_from_slice(&chunks.get(tenant, chunk.digest).await.map_err(AssetsError::Chunk)?);
     }
     Ok(bytes.into())
 }

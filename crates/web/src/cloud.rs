@@ -9,25 +9,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::SystemTime;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use auth::Key;
 use base::limits::{DISK_FREE_BYTES_MIN, DISK_RESERVED_BYTES};
-use base::{Name, TenantId, Timestamp, chain};
+use base::{BoxId, Name, TenantId, Timestamp, chain};
+use bytes::Bytes;
 use persist::record::News;
 use persist::{ProposeError, Store, StoreError};
 use sandbox::{Compiler, Sandbox};
 use state::{Actor, Applied, Command, Entry, Event, Grant, Record};
 use tokio::sync::watch;
 
-use crate::listen;
 use crate::manage::Places;
 use crate::observe::{Export, Exporter, Meters, Otlp};
 use crate::router::{Builder, Router, seal_tenant_key};
 use crate::throttle::Throttles;
+use crate::tier::{self, Chunks, Far, Method, Tier};
 use crate::tls::{self, Authority, TlsError};
+use crate::{code, listen};
 
 /// How a box is set up.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     /// The data directory.
     pub dir: PathBuf,
@@ -51,6 +53,8 @@ pub struct Settings {
     pub process_memory: u64,
     /// Where spans of requests go, if anywhere.
     pub otlp: Option<Otlp>,
+    /// The cloud's other boxes; none of `firm up`.
+    pub tier: Option<Arc<dyn Tier>>,
 }
 
 /// Why a cloud can't be opened.
@@ -82,6 +86,9 @@ pub enum CloudError {
 pub struct Cloud {
     pub(crate) settings: Settings,
     pub(crate) store: Store,
+    /// The store's, and those of the other boxes.
+    pub(crate) chunks: Chunks,
+    pub(crate) far: Option<Far>,
     pub(crate) sandbox: Sandbox,
     pub(crate) key: Key,
     pub(crate) authority: Arc<Authority>,
@@ -126,9 +133,13 @@ impl Cloud {
         let builder = Builder::new(settings.domain.clone(), key.clone(), meters.clone());
         let export = settings.otlp.clone().map(Export::new);
         let record = store.record.record();
+        let known = Arc::new(ArcSwapOption::new(record.boxes().cloned()));
+        let far = settings.tier.clone().map(|tier| Far { tier, known });
         let router = Arc::new(ArcSwap::from_pointee(builder.whole(&record)));
         Ok(Arc::new(Self {
             settings,
+            chunks: Chunks::new(store.chunks.clone(), far.clone()),
+            far,
             store,
             sandbox,
             key,
@@ -237,7 +248,35 @@ impl Cloud {
         }
     }
 
+    /// Answers what another box of the cloud asks; the words of a refusal are for that box's log.
+    pub async fn answer(&self, from: BoxId, method: Method, body: Bytes) -> Result<Bytes, String> {
+        let far = self.far.as_ref().ok_or("this cloud isn't made of boxes")?;
+        if !tier::may_ask(&far.known, from) {
+            return Err(format!("{} is no box that asks for tenants' data", from.long_name()));
+        }
+        match method {
+            Method::Record => Err("this box keeps its record alone".to_owned()),
+            Method::Data => {
+                let (databases, me) = (&self.store.databases, far.tier.me());
+                tier::answer_data(databases, &far.known, me, &body, code::refused).await
+            }
+            Method::Chunk => {
+                let chunks = self.store.chunks.clone();
+                let read = tokio::task::spawn_blocking(move || tier::answer_chunk(&chunks, &body));
+                read.await.map_err(|_| "the node is going down".to_owned())?
+            }
+        }
+    }
+
+    /// Who the boxes are, for those who ask at every request.
+    fn show_boxes(&self, record: &Record) {
+        if let Some(far) = &self.far {
+            far.known.store(record.boxes().cloned());
+        }
+    }
+
     fn show_whole(&self, record: &Record) {
+        self.show_boxes(record);
         self.router.store(Arc::new(self.builder.whole(record)));
         self.builder.forget(record);
         self.routed.send_replace(record.index());
@@ -252,6 +291,8 @@ impl Cloud {
             })
             .collect();
         let certificates = events.contains(&Event::DomainsChanged);
+        // A push may have given a new database a home.
+        self.show_boxes(record);
         if !changed.is_empty() || certificates {
             let router = self.builder.with_changes(&self.router.load(), record, &changed, certificates);
             self.router.store(Arc::new(router));

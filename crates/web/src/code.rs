@@ -28,7 +28,7 @@ use crate::observe::Mark;
 use crate::router::{Code, Site};
 use crate::upload::{Cut, Fate, Upload};
 
-pub(crate) use store::Buckets;
+pub(crate) use store::{Buckets, refused};
 
 /// Lets so many requests of a component run at once, and a bounded number wait.
 pub(crate) struct Turnstile {
@@ -256,7 +256,7 @@ async fn program(core: &Rc<Core>, site: &Site, code: &Code, component: Digest) -
         Err(error) => return Err(chain(&error)),
     }
     tracing::info!(app = %site.name, component = %code.name, "compiling anew: there is no artifact for this engine");
-    let chunks = &core.cloud.store.chunks;
+    let chunks = &core.cloud.chunks;
     let index = chunk_json::<api::Index>(core, site.tenant, site.content).await?;
     let file = index.components.get(&code.name).ok_or("the release has no such component")?;
     let wasm = assets::whole(chunks, site.tenant, file).await.map_err(|error| chain(&error))?;
@@ -269,7 +269,7 @@ async fn chunk_json<T: serde::de::DeserializeOwned>(
     tenant: TenantId,
     digest: Digest,
 ) -> Result<T, String> {
-    let bytes = core.assets.chunk(&core.cloud.store.chunks, tenant, digest).await.map_err(|error| chain(&error))?;
+    let bytes = core.assets.chunk(&core.cloud.chunks, tenant, digest).await.map_err(|error| chain(&error))?;
     serde_json::from_slice(&bytes).map_err(|error| error.to_string())
 }
 

@@ -235,7 +235,7 @@ fn pieces(core: &Rc<Core>, tenant: TenantId, chunks: &[Chunk], range: &Range<u64
 }
 
 async fn read_chunk(core: &Core, tenant: TenantId, chunk: &Chunk, part: Range<u64>) -> Result<Bytes, BodyError> {
-    cut(&core.assets.chunk(&core.cloud.store.chunks, tenant, chunk.digest).await?, &part)
+    cut(&core.assets.chunk(&core.cloud.chunks, tenant, chunk.digest).await?, &part)
 }
 
 fn cut(bytes: &Bytes, part: &Range<u64>) -> Result<Bytes, BodyError> {

@@ -122,7 +122,7 @@ impl Core {
     /// Must be called on the core's `LocalSet`.
     pub(crate) fn new(number: usize, cloud: Arc<Cloud>, turns: Rc<Turns>) -> Result<Self, getrandom::Error> {
         let sites = RefCell::new(Sites::new(&cloud.router));
-        let buckets = Arc::new(Buckets(cloud.store.databases.clone()));
+        let buckets = Arc::new(Buckets { here: cloud.store.databases.clone(), far: cloud.far.clone() });
         let observer = Rc::new(Observer::new(number, &cloud)?);
         Ok(Self { number, cloud, assets: assets::Cache::new(), buckets, observer, turns, sites })
     }
@@ -412,7 +412,7 @@ impl Visit {
 
     async fn read_assets(&mut self) -> Step {
         let site = Rc::clone(&self.at().site);
-        match self.core.assets.assets(&self.core.cloud.store.chunks, site.tenant, site.content).await {
+        match self.core.assets.assets(&self.core.cloud.chunks, site.tenant, site.content).await {
             Ok(assets) => self.answer_from(&assets),
             Err(error) => Ok(self.unreadable(&site, &chain(&error))),
         }

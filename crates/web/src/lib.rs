@@ -23,6 +23,7 @@ mod rules;
 mod shared;
 mod sweep;
 mod throttle;
+mod tier;
 mod tls;
 mod turns;
 mod upload;
@@ -30,6 +31,7 @@ mod upload;
 pub use cloud::{Cloud, CloudError, Settings, mint_token};
 pub use listen::{ListenError, Node};
 pub use observe::{Exporter, Otlp};
+pub use tier::{Answered, Method, Tier, TierError};
 pub use tls::write_private;
 
 #[cfg(test)]

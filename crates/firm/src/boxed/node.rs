@@ -44,6 +44,7 @@ impl BoxNode {
             guest_memory,
             process_memory: process::process_memory(guest_memory, memory),
             otlp: None,
+            tier: None,
         };
         let cloud = Cloud::open(settings).map_err(|error| Failure::of(Exit::Refused, &error))?;
         let node = Node::start(Arc::clone(&cloud)).map_err(|error| not_listening(&error))?;

@@ -1,17 +1,24 @@
-//! Buckets: what the sandbox asks of a key-value store, asked of `persist`.
+//! Buckets: what the sandbox asks of a key-value store, asked of `persist`, here or on the box that holds the data.
 
 use bytes::Bytes;
 use persist::{Database, Databases, KvError};
 use sandbox::{Answer, Bucket, KeyPage, KeyValue, KeyValueError, Swap};
 
-/// Lends instances the databases of the box.
-pub(crate) struct Buckets(pub Databases);
+use crate::tier::{Far, Operation, Raw};
+
+/// Lends instances the databases of the cloud.
+pub(crate) struct Buckets {
+    pub(crate) here: Databases,
+    /// None of `firm up`: every database is here.
+    pub(crate) far: Option<Far>,
+}
 
 fn database(bucket: &Bucket) -> Database {
     Database { tenant: bucket.tenant, id: bucket.database }
 }
 
-fn refused(error: KvError) -> KeyValueError {
+/// What a tenant is told.
+pub(crate) fn refused(error: KvError) -> KeyValueError {
     match error {
         KvError::Full { .. } => KeyValueError::Full,
         KvError::NoRoom => KeyValueError::NoRoom,
@@ -30,54 +37,114 @@ fn refused(error: KvError) -> KeyValueError {
     }
 }
 
+/// `far`, where the bucket's database lives on another box; else `near`.
+macro_rules! here_or_there {
+    ($self:ident, $bucket:ident, $operation:expr, $answer:ident, $near:expr) => {
+        match $self.far.as_ref().and_then(|far| Some((far, far.home($bucket)?))) {
+            Some((far, home)) => Box::pin(async move { far.ask(home, $bucket, $operation).await?.$answer() }),
+            None => Box::pin(async move { $near.await.map_err(refused) }),
+        }
+    };
+}
+
 impl KeyValue for Buckets {
     fn get<'a>(&'a self, bucket: &'a Bucket, key: String) -> Answer<'a, Option<Bytes>> {
-        Box::pin(async move { self.0.get(database(bucket), &bucket.name, &key).await.map_err(refused) })
+        here_or_there!(self, bucket, Operation::Get(key), value, self.here.get(database(bucket), &bucket.name, &key))
     }
 
     fn set<'a>(&'a self, bucket: &'a Bucket, key: String, value: Bytes) -> Answer<'a, ()> {
-        Box::pin(async move { self.0.set(database(bucket), &bucket.name, &key, value).await.map_err(refused) })
+        here_or_there!(
+            self,
+            bucket,
+            Operation::Set(key, Raw(value)),
+            done,
+            self.here.set(database(bucket), &bucket.name, &key, value)
+        )
     }
 
     fn delete<'a>(&'a self, bucket: &'a Bucket, key: String) -> Answer<'a, ()> {
-        Box::pin(async move { self.0.delete(database(bucket), &bucket.name, &key).await.map_err(refused) })
+        here_or_there!(
+            self,
+            bucket,
+            Operation::Delete(key),
+            done,
+            self.here.delete(database(bucket), &bucket.name, &key)
+        )
     }
 
     fn exists<'a>(&'a self, bucket: &'a Bucket, key: String) -> Answer<'a, bool> {
-        Box::pin(async move { self.0.exists(database(bucket), &bucket.name, &key).await.map_err(refused) })
+        here_or_there!(
+            self,
+            bucket,
+            Operation::Exists(key),
+            there,
+            self.here.exists(database(bucket), &bucket.name, &key)
+        )
     }
 
     fn list_keys<'a>(&'a self, bucket: &'a Bucket, cursor: Option<String>) -> Answer<'a, KeyPage> {
-        Box::pin(async move {
-            let page = self.0.list(database(bucket), &bucket.name, cursor.as_deref()).await.map_err(refused)?;
-            Ok(KeyPage { keys: page.keys, cursor: page.next })
-        })
+        match self.far.as_ref().and_then(|far| Some((far, far.home(bucket)?))) {
+            Some((far, home)) => Box::pin(async move { far.ask(home, bucket, Operation::List(cursor)).await?.keys() }),
+            None => Box::pin(async move {
+                let page = self.here.list(database(bucket), &bucket.name, cursor.as_deref()).await.map_err(refused)?;
+                Ok(KeyPage { keys: page.keys, cursor: page.next })
+            }),
+        }
     }
 
     fn increment<'a>(&'a self, bucket: &'a Bucket, key: String, delta: i64) -> Answer<'a, i64> {
-        Box::pin(async move { self.0.increment(database(bucket), &bucket.name, &key, delta).await.map_err(refused) })
+        here_or_there!(
+            self,
+            bucket,
+            Operation::Increment(key, delta),
+            sum,
+            self.here.increment(database(bucket), &bucket.name, &key, delta)
+        )
     }
 
     fn swap<'a>(&'a self, bucket: &'a Bucket, key: String, expected: Option<Bytes>, value: Bytes) -> Answer<'a, Swap> {
-        Box::pin(async move {
-            let (database, name) = (database(bucket), &bucket.name);
-            if self.0.swap(database, name, &key, expected, value).await.map_err(refused)? {
-                return Ok(Swap::Done);
-            }
-            // What it is by now: it may have changed once more, which the guest's next try will find.
-            Ok(Swap::Lost(self.0.get(database, name, &key).await.map_err(refused)?))
-        })
+        match self.far.as_ref().and_then(|far| Some((far, far.home(bucket)?))) {
+            Some((far, home)) => Box::pin(async move {
+                far.ask(home, bucket, Operation::Swap(key, expected.map(Raw), Raw(value))).await?.swapped()
+            }),
+            None => Box::pin(async move {
+                let (database, name) = (database(bucket), &bucket.name);
+                if self.here.swap(database, name, &key, expected, value).await.map_err(refused)? {
+                    return Ok(Swap::Done);
+                }
+                // What it is by now: it may have changed once more, which the guest's next try will find.
+                Ok(Swap::Lost(self.here.get(database, name, &key).await.map_err(refused)?))
+            }),
+        }
     }
 
     fn get_many<'a>(&'a self, bucket: &'a Bucket, keys: Vec<String>) -> Answer<'a, Vec<Option<Bytes>>> {
-        Box::pin(async move { self.0.get_many(database(bucket), &bucket.name, keys).await.map_err(refused) })
+        here_or_there!(
+            self,
+            bucket,
+            Operation::GetMany(keys),
+            values,
+            self.here.get_many(database(bucket), &bucket.name, keys)
+        )
     }
 
     fn set_many<'a>(&'a self, bucket: &'a Bucket, pairs: Vec<(String, Bytes)>) -> Answer<'a, ()> {
-        Box::pin(async move { self.0.set_many(database(bucket), &bucket.name, pairs).await.map_err(refused) })
+        here_or_there!(
+            self,
+            bucket,
+            Operation::SetMany(pairs.into_iter().map(|(key, value)| (key, Raw(value))).collect()),
+            done,
+            self.here.set_many(database(bucket), &bucket.name, pairs)
+        )
     }
 
     fn delete_many<'a>(&'a self, bucket: &'a Bucket, keys: Vec<String>) -> Answer<'a, ()> {
-        Box::pin(async move { self.0.delete_many(database(bucket), &bucket.name, keys).await.map_err(refused) })
+        here_or_there!(
+            self,
+            bucket,
+            Operation::DeleteMany(keys),
+            done,
+            self.here.delete_many(database(bucket), &bucket.name, keys)
+        )
     }
 }

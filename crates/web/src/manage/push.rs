@@ -235,8 +235,7 @@ async fn uploaded(cloud: &Cloud, tenant: TenantId, index: &Index) -> Result<Vec<
 /// Compiles every component in the compile process, and refuses imports that nobody granted.
 async fn compile(cloud: &Cloud, tenant: TenantId, manifest: &Manifest, index: &Index) -> Result<(), Refusal> {
     for (name, file) in &index.components {
-        let wasm =
-            assets::whole(&cloud.store.chunks, tenant, file).await.map_err(|error| Refusal::failed(error.into()))?;
+        let wasm = assets::whole(&cloud.chunks, tenant, file).await.map_err(|error| Refusal::failed(error.into()))?;
         if Digest::of(&wasm) != file.digest {
             return Err(Refusal::bad("wrong_index", format!("component {name} is not the file that its digest names")));
         }

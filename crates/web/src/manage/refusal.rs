@@ -259,11 +259,19 @@ impl From<state::Refusal> for Refusal {
             R::Overtaken { .. } => (StatusCode::CONFLICT, "overtaken"),
             R::LastOperator(_) => (StatusCode::CONFLICT, "last_operator"),
             R::Full { .. } => (StatusCode::CONFLICT, "full"),
+            R::NoBox(_) => (StatusCode::NOT_FOUND, "no_such_box"),
+            R::Evicted(_) => (StatusCode::CONFLICT, "evicted"),
+            R::FoundedAlready | R::NotFounded | R::NotAdmitted(_) | R::BoxThere { .. } => {
+                (StatusCode::CONFLICT, "not_now")
+            }
+            R::LastPersistence(_) | R::HoldsData { .. } => (StatusCode::CONFLICT, "needed"),
             R::LiveStays
             | R::NoBurst
             | R::PromotedToItself
             | R::HostTooLong { .. }
             | R::TokenMisplaced
+            | R::NoOperators
+            | R::Label(_)
             | R::Variable(_) => (StatusCode::BAD_REQUEST, "refused"),
             R::Manifest(_) => (StatusCode::UNPROCESSABLE_ENTITY, "wrong_manifest"),
         };
