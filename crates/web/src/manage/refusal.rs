@@ -178,9 +178,7 @@ impl Refusal {
                 "the persistence boxes stopped answering meanwhile; whether the change was made is unknown",
             )
             .help("look what is there before you try again"),
-            ProposeError::TooLong { .. } => {
-                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error.to_string())
-            }
+            ProposeError::TooLong { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error.to_string()),
             ProposeError::Unwritable(_) => Self::failed(error.into()),
             ProposeError::Down { .. } => {
                 let cause = chain(&error);

@@ -86,6 +86,12 @@ pub(crate) enum Refused {
     Broken(String),
 }
 
+/// An operation as it is sent.
+pub(super) fn written(bucket: &Bucket, operation: Operation) -> Result<Bytes, postcard::Error> {
+    let ask = Ask { tenant: bucket.tenant, database: bucket.database, bucket: bucket.name.clone(), operation };
+    postcard::to_allocvec(&ask).map(Bytes::from)
+}
+
 /// What other boxes have.
 #[derive(Clone)]
 pub(crate) struct Far {
@@ -99,11 +105,6 @@ impl Far {
         elsewhere(&self.known, self.tier.me(), bucket.database)
     }
 
-    pub(super) fn written(&self, bucket: &Bucket, operation: Operation) -> Result<Bytes, postcard::Error> {
-        let ask = Ask { tenant: bucket.tenant, database: bucket.database, bucket: bucket.name.clone(), operation };
-        postcard::to_allocvec(&ask).map(Bytes::from)
-    }
-
     pub(crate) async fn ask(
         &self,
         home: BoxId,
@@ -111,7 +112,7 @@ impl Far {
         operation: Operation,
     ) -> Result<Outcome, KeyValueError> {
         let broken = |why: String| KeyValueError::Broken(why);
-        let body = self.written(bucket, operation).map_err(|error| broken(error.to_string()))?;
+        let body = written(bucket, operation).map_err(|error| broken(error.to_string()))?;
         let answer = self.tier.ask(home, Method::Data, body, DATA_TIME).await.map_err(|error| match error {
             TierError::Busy => KeyValueError::Busy,
             TierError::Unknown(_) => {

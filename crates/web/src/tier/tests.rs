@@ -180,9 +180,8 @@ async fn a_box_answers_for_the_databases_that_live_there_alone() {
     let there = |me: BoxId, database: DatabaseId| {
         let wire = pair.wire.clone();
         async move {
-            let far = Far { tier: Arc::new(wire.clone()), known: Arc::clone(&wire.known) };
             let bucket = Bucket { tenant: TENANT, database, name: name("cart") };
-            let body = far.written(&bucket, Operation::Get("a".to_owned())).expect("it can be written");
+            let body = super::data::written(&bucket, Operation::Get("a".to_owned())).expect("it can be written");
             answer_data(&wire.databases, &wire.known, me, &body, refused).await
         }
     };
