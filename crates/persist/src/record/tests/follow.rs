@@ -37,11 +37,11 @@ async fn a_follower_keeps_up_proposes_and_serves_on() {
     assert_eq!(standing.voters.len(), 3, "it knows who votes");
     // Whoever leads dies: it goes on with another.
     let leader = cluster.leader().await;
-    cluster.kill(leader);
+    cluster.kill(leader).await;
     add(&web, "two-of-three").await;
     // All die: it serves what it has, and refuses in words and in time.
     for who in cluster.ids() {
-        cluster.kill(who);
+        cluster.kill(who).await;
     }
     let start = Instant::now();
     let refusal = web.propose(tenant("nobody")).await;
@@ -53,7 +53,7 @@ async fn a_follower_keeps_up_proposes_and_serves_on() {
     assert_eq!(*web.record(), *before, "a restart without any persistence box serves the last record");
     assert!(web.standing().leader.is_none());
     for who in cluster.ids() {
-        cluster.start(who);
+        cluster.start(who).await;
     }
     add(&web, "back").await;
     web.close();
