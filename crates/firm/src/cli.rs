@@ -268,7 +268,7 @@ mod tests {
             "firm --context local --tenant acme tenant add other",
             "firm box --dir /srv/box --seal seal.json --port 8443",
             "firm boxes --at 10.0.0.7 --at [fd00::7]:99 --listen 0s --json",
-            "firm firm solo amber-otter --words river,candy,fable,orbit --label rack=7",
+            "firm firm solo amber-otter --words river,candy,fabric,orbit --label rack=7",
             "firm firm persistence,web amber-otter",
             "firm reset amber-otter --yes",
             "firm operator seal --out seal.json --valid 30d",

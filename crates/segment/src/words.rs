@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn other_text_is_told_from_words() {
         assert_eq!("".parse::<ProofWords>(), Err(ProofWordsError::Count(0)));
-        assert_eq!("river candy fable orbit zoo".parse::<ProofWords>(), Err(ProofWordsError::Count(5)));
+        assert_eq!("river candy fabric orbit zoo".parse::<ProofWords>(), Err(ProofWordsError::Count(5)));
         assert_eq!("river candle dog q".parse::<ProofWords>(), Err(ProofWordsError::Unknown("candle".to_owned())));
         assert!("riv can dog orb".parse::<ProofWords>().is_err(), "three letters are not enough");
     }

@@ -76,7 +76,7 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
                 or_dash(it.cloud_name.as_ref()),
                 it.address.clone(),
                 it.hardware.cores.to_string(),
-                Bytes(rounded(it.hardware.memory)).to_string(),
+                size(rounded(it.hardware.memory)),
                 disks(&it.hardware.disks),
                 if it.sealed { "sealed".to_owned() } else { it.words.clone() },
             ]);
@@ -162,6 +162,12 @@ fn rounded(bytes: u64) -> u64 {
     (bytes.saturating_add(unit / 2) / unit).saturating_mul(unit)
 }
 
+/// Whole TiB where they are such.
+fn size(bytes: u64) -> String {
+    const TIB: u64 = 1 << 40;
+    if bytes >= TIB && bytes % TIB == 0 { format!("{}TiB", bytes / TIB) } else { Bytes(bytes).to_string() }
+}
+
 /// Disks of one size together, as in `2× 4TiB`.
 fn disks(disks: &[u64]) -> String {
     let mut groups: Vec<(u64, usize)> = Vec::new();
@@ -171,7 +177,7 @@ fn disks(disks: &[u64]) -> String {
             _ => groups.push((disk, 1)),
         }
     }
-    let shown: Vec<_> = groups.iter().map(|(size, number)| format!("{number}× {}", Bytes(*size))).collect();
+    let shown: Vec<_> = groups.iter().map(|(bytes, number)| format!("{number}× {}", size(*bytes))).collect();
     if shown.is_empty() { "-".to_owned() } else { shown.join(", ") }
 }
 

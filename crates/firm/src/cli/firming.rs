@@ -20,7 +20,7 @@ use super::{Cx, contexts, when};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  firm firm solo amber-otter\n  firm firm solo amber-otter --words \"river candy fable orbit\"   # as its console shows them\n  firm firm solo amber-otter --cloud hut --domain hut.example --label rack=7\n\nA box is wiped before it becomes anything. It is firmed only when its proof words were compared, by you or with --words,\nor when it was started with your seal (`firm operator seal`). --yes skips no comparing."
+    after_help = "Examples:\n  firm firm solo amber-otter\n  firm firm solo amber-otter --words \"river candy fabric orbit\"   # as its console shows them\n  firm firm solo amber-otter --cloud hut --domain hut.example --label rack=7\n\nA box is wiped before it becomes anything. It is firmed only when its proof words were compared, by you or with --words,\nor when it was started with your seal (`firm operator seal`). --yes skips no comparing."
 )]
 pub(super) struct FirmArgs {
     /// persistence, web, auth, several with commas, or solo, which is all three

@@ -39,13 +39,14 @@ async fn a_follower_keeps_up_proposes_and_serves_on() {
     let leader = cluster.leader().await;
     cluster.kill(leader).await;
     add(&web, "two-of-three").await;
-    // All die: it serves what it has, and refuses in words and in time.
+    // All die: it serves what it has, and answers in words and in time. It can't always know that the box which it asked
+    // was dead by then: unknown is as true.
     for who in cluster.ids() {
         cluster.kill(who).await;
     }
     let start = Instant::now();
     let refusal = web.propose(tenant("nobody")).await;
-    assert!(matches!(refusal, Err(ProposeError::NoQuorum)), "{refusal:?}");
+    assert!(matches!(refusal, Err(ProposeError::NoQuorum | ProposeError::Unknown)), "{refusal:?}");
     assert!(start.elapsed() < PROPOSE_TIME_MAX + Duration::from_secs(1), "{:?}", start.elapsed());
     let before = web.record();
     web.crash();
