@@ -179,9 +179,12 @@ impl<'a> Life<'a> {
         let porter = BoxPorter::new(Arc::clone(&self.shared), bring, self.console.clone());
         let address = SocketAddr::new(self.args.listen, self.args.knock_port);
         let door = Door::open(address, self.identity.clone(), self.seal.clone(), porter);
-        let door = door.await.map_err(|error| match error.is_taken() {
-            true => failed(&error).help("is another box running here? Choose another port with --knock-port"),
-            false => failed(&error),
+        let door = door.await.map_err(|error| {
+            if error.is_taken() {
+                failed(&error).help("is another box running here? Choose another port with --knock-port")
+            } else {
+                failed(&error)
+            }
         })?;
         let gday = if self.args.no_gday { None } else { Some(Gday::start().map_err(|error| failed(&error))?) };
         let serving = tokio::spawn(door.serve());

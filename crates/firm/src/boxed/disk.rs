@@ -155,7 +155,7 @@ impl Disk {
             return;
         }
         // Written to, and not only made long: a hole is no room.
-        if let Err(error) = write_private(&path, &[0x66; RESERVE_BYTES]) {
+        if let Err(error) = write_private(&path, &vec![0x66; RESERVE_BYTES]) {
             tracing::warn!(%error, "there is no room to keep in reserve: a full disk may keep this box from being reset");
         }
     }

@@ -165,7 +165,7 @@ fn rounded(bytes: u64) -> u64 {
 /// Whole TiB where they are such.
 fn size(bytes: u64) -> String {
     const TIB: u64 = 1 << 40;
-    if bytes >= TIB && bytes % TIB == 0 { format!("{}TiB", bytes / TIB) } else { Bytes(bytes).to_string() }
+    if bytes >= TIB && bytes.is_multiple_of(TIB) { format!("{}TiB", bytes / TIB) } else { Bytes(bytes).to_string() }
 }
 
 /// Disks of one size together, as in `2× 4TiB`.

@@ -231,7 +231,7 @@ fn compare(cx: &Cx, operator: &Operator, found: &Found, told: Option<ProofWords>
     match found.visit.seal(when::now()) {
         Some(Ok(())) => return Ok(()),
         Some(Err(doubt @ SealDoubt::Ended(_))) => {
-            cx.out.warn(&format!("{name}: {doubt}, so its words must be compared"))
+            cx.out.warn(&format!("{name}: {doubt}, so its words must be compared"));
         }
         Some(Err(doubt)) => {
             return Err(Failure::new(Exit::Refused, format!("{name} can't be trusted: {doubt}"))

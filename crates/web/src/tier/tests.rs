@@ -128,7 +128,7 @@ fn pair() -> Pair {
         buckets: Buckets { here: Databases::open(here).expect("opened"), far: Some(far.clone()) },
         chunks: Chunks::new(persist::Chunks::open(here).expect("opened"), Some(far)),
         bucket: Bucket { tenant: TENANT, database, name: name("cart") },
-        disks: disks,
+        disks,
         wire,
     }
 }
