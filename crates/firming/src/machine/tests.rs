@@ -313,10 +313,12 @@ fn orders_that_make_no_sense_change_nothing() {
     assert_eq!(model.machine.next(), Step::Listen);
 }
 
+type Change = fn(&mut Assignment);
+
 #[test]
 fn an_absurd_order_is_refused_before_it_is_kept() {
     let mut model = Model::new();
-    let absurd: [(&str, fn(&mut Assignment)); 6] = [
+    let absurd: [(&str, Change); 6] = [
         ("operators", |it| it.operators = vec![OPERATOR; OPERATORS_MAX + 1]),
         ("labels", |it| it.labels = (0..=BOX_LABELS_MAX).map(|n| (format!("l{n}"), "x".to_owned())).collect()),
         ("a label", |it| it.labels = [("rack".to_owned(), "\u{1b}[2J".to_owned())].into()),
