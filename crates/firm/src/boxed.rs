@@ -295,10 +295,11 @@ impl<'a> Life<'a> {
         }
         let before = self.machine.next();
         match self.machine.order(brought.order, self.clock.now()) {
-            // It came a second time, and was written the first.
-            Ok(()) if self.machine.next() == before && !matches!(before, Step::Write(_)) => {
-                let _ = brought.taken.send(Ok(()));
-            }
+            // It came a second time: it was written the first, or is about to be.
+            Ok(()) if self.machine.next() == before => match before {
+                Step::Write(_) => self.waiting.push(brought.taken),
+                _ => drop(brought.taken.send(Ok(()))),
+            },
             // Another order's answer was for what is no longer going to be written.
             Ok(()) => {
                 for earlier in self.waiting.drain(..) {
