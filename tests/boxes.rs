@@ -3,31 +3,26 @@
 
 #![expect(clippy::print_stderr, reason = "a test says what its box said when it fails")]
 
+#[path = "waiting.rs"]
+mod waiting;
+
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use waiting::{eventually_within, free_port};
 
 const FIRM: &str = env!("CARGO_BIN_EXE_firm");
 const FACT_TIME_MAX: Duration = Duration::from_secs(40);
 
 #[track_caller]
-fn eventually(what: &str, mut fact: impl FnMut() -> bool) {
-    let deadline = Instant::now() + FACT_TIME_MAX;
-    while !fact() {
-        assert!(Instant::now() < deadline, "it took more than {FACT_TIME_MAX:?} until {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("it is bound").port()
+fn eventually(what: &str, fact: impl FnMut() -> bool) {
+    eventually_within(FACT_TIME_MAX, what, fact);
 }
 
 /// A box process with a directory of its own, ended by its own id.

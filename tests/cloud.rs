@@ -31,5 +31,7 @@ mod sites;
 mod stages;
 #[path = "cloud/visitors.rs"]
 mod visitors;
+#[path = "waiting.rs"]
+mod waiting;
 #[path = "cloud/wild.rs"]
 mod wild;

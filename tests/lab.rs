@@ -6,6 +6,9 @@
 
 #![expect(clippy::print_stderr, reason = "a test says what its lab looked like when it fails")]
 
+#[path = "waiting.rs"]
+mod waiting;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -16,6 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
+use waiting::eventually_within;
 
 const FIRM: &str = env!("CARGO_BIN_EXE_firm");
 const HERE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/lab");
@@ -25,12 +29,8 @@ const FACT_TIME_MAX: Duration = Duration::from_secs(20);
 const SILENCE: &str = "0.4";
 
 #[track_caller]
-fn eventually(what: &str, mut fact: impl FnMut() -> bool) {
-    let deadline = Instant::now() + FACT_TIME_MAX;
-    while !fact() {
-        assert!(Instant::now() < deadline, "it took more than {FACT_TIME_MAX:?} until {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
+fn eventually(what: &str, fact: impl FnMut() -> bool) {
+    eventually_within(FACT_TIME_MAX, what, fact);
 }
 
 struct Ran {

@@ -6,11 +6,10 @@
 
 #![allow(dead_code, reason = "each file of tests uses its part")]
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -23,6 +22,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use studio::build::{Grants, Kind, Tools, component};
 use tempfile::TempDir;
+
+use crate::waiting::{eventually_within, free_port};
 
 /// The binary under test.
 pub(crate) const FIRM: &str = env!("CARGO_BIN_EXE_firm");
@@ -39,12 +40,8 @@ const STARTS_MAX: usize = 5;
 
 /// Waits until `fact` is true, 20 s at the most.
 #[track_caller]
-pub(crate) fn eventually(what: &str, mut fact: impl FnMut() -> bool) {
-    let deadline = Instant::now() + FACT_TIME_MAX;
-    while !fact() {
-        assert!(Instant::now() < deadline, "it took more than {FACT_TIME_MAX:?} until {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
+pub(crate) fn eventually(what: &str, fact: impl FnMut() -> bool) {
+    eventually_within(FACT_TIME_MAX, what, fact);
 }
 
 // ---- a node ----
@@ -357,20 +354,6 @@ fn isolate(command: &mut Command, root: &Path) {
     }
     command.env("XDG_CONFIG_HOME", root.join("config")).env("XDG_DATA_HOME", root.join("share"));
     command.env("FIRM_CACHE", cache()).env("NO_COLOR", "1");
-}
-
-/// A port that nobody listens on, and that no other test was given.
-fn free_port() -> u16 {
-    static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
-    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
-    let given = given.get_or_insert_default();
-    loop {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
-        let port = listener.local_addr().expect("it listens").port();
-        if given.insert(port) {
-            return port;
-        }
-    }
 }
 
 // ---- what ran ----

@@ -1,6 +1,8 @@
 //! What every long-lived process of ours needs from the system: a log, descriptors, its share of memory, signals.
 
+use std::future::poll_fn;
 use std::io::IsTerminal as _;
+use std::task::Poll;
 
 use base::limits::{NODE_MEMORY_BYTES, PROCESS_MEMORY_PERCENT_MAX};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -57,22 +59,26 @@ pub(crate) fn machine_memory() -> u64 {
     machine.min(group.unwrap_or(u64::MAX))
 }
 
-/// SIGTERM and SIGINT.
-pub(crate) struct Stop {
-    terminate: Signal,
-    interrupt: Signal,
-}
+/// Signals that ask a process to end.
+pub(crate) struct Stop(Vec<Signal>);
 
 impl Stop {
+    /// SIGTERM and SIGINT.
     pub(crate) fn new() -> Outcome<Self> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::of(Exit::Refused, &error));
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        Self::on(&[SignalKind::terminate(), SignalKind::interrupt()])
+            .map_err(|error| Failure::of(Exit::Refused, &error))
+    }
+
+    pub(crate) fn on(kinds: &[SignalKind]) -> std::io::Result<Self> {
+        kinds.iter().map(|kind| signal(*kind)).collect::<Result<_, _>>().map(Self)
     }
 
     pub(crate) async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
+        let signals = &mut self.0;
+        poll_fn(|cx| {
+            let asked = signals.iter_mut().any(|signal| signal.poll_recv(cx).is_ready());
+            if asked { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 }

@@ -172,7 +172,7 @@ fn settings(args: &UpArgs) -> Outcome<Settings> {
 /// The domain that a cloud's own names lie in.
 pub(crate) fn cloud_domain(text: &str) -> Outcome<String> {
     let domain = text.trim_end_matches('.').to_lowercase();
-    if domain == "localhost" || domain.parse::<base::Domain>().is_ok() {
+    if firming::is_cloud_domain(&domain) {
         return Ok(domain);
     }
     Err(Failure::usage(format!("`{domain}` is not a domain"))

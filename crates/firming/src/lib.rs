@@ -13,4 +13,6 @@ mod machine;
 mod order;
 
 pub use machine::{Firming, Happened, Step};
-pub use order::{Assignment, Door, Membership, NotTaken, Order, OrderId, Standing, Task, Then, Way, What};
+pub use order::{
+    Assignment, Door, Membership, NotTaken, Order, OrderId, Standing, Task, Then, Way, What, is_cloud_domain,
+};

@@ -151,6 +151,12 @@ pub enum NotTaken {
 }
 
 impl Standing {
+    /// Is this one of the words that [`Standing::word`] gives?
+    #[must_use]
+    pub fn is_word(text: &str) -> bool {
+        ["blank", "firming", "firm", "resetting"].contains(&text)
+    }
+
     /// One word for lists.
     #[must_use]
     pub fn word(&self) -> &'static str {
@@ -195,6 +201,12 @@ impl Standing {
     }
 }
 
+/// Can a cloud's own names lie in it?
+#[must_use]
+pub fn is_cloud_domain(text: &str) -> bool {
+    text == "localhost" || text.parse::<Domain>().is_ok()
+}
+
 impl Assignment {
     /// What an order says is its operator's, and an operator may be anybody: it is bounded before it is kept.
     pub fn check(&self) -> Result<(), NotTaken> {
@@ -208,9 +220,7 @@ impl Assignment {
             return Err(NotTaken::Label);
         }
         match &self.way {
-            Way::Found { domain, .. } if domain != "localhost" && domain.parse::<Domain>().is_err() => {
-                Err(NotTaken::Domain)
-            }
+            Way::Found { domain, .. } if !is_cloud_domain(domain) => Err(NotTaken::Domain),
             Way::Found { .. } => Ok(()),
             Way::Join { doors } => {
                 room("doors", doors.len(), DOORS_MAX)?;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use base::limits::{GDAY_CACHE_MAX, GDAY_INTERFACE_CHECK, KNOCK_PORT, SIGHTING_ADDRESSES_MAX, SIGHTINGS_MAX};
 use base::{BoxId, CloudId, Name, Roles};
+use firming::Standing;
 use mdns_sd::{Receiver, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo};
 use tokio::sync::watch;
 
@@ -245,7 +246,7 @@ impl Sightings {
 
 fn service(said: &Announcement, mark: &Mark) -> Result<ServiceInfo, GdayError> {
     let hardware = &said.hardware;
-    let disks: Vec<_> = hardware.disks.iter().take(SAID_DISKS_MAX).map(u64::to_string).collect();
+    let disks: Vec<_> = hardware.disks.iter().take(DISKS_TOLD_MAX).map(u64::to_string).collect();
     let mut properties = HashMap::from([
         ("id".to_owned(), said.id.to_string()),
         ("mark".to_owned(), mark.0.clone()),
@@ -271,14 +272,12 @@ fn service(said: &Announcement, mark: &Mark) -> Result<ServiceInfo, GdayError> {
     Ok(service)
 }
 
-/// A TXT string has 255 bytes, and the size of a disk 14 at the most.
-const SAID_DISKS_MAX: usize = DISKS_TOLD_MAX;
 const GDAY_FLOOD_CHECK: Duration = Duration::from_secs(10);
 
 /// None for what is no box's announcement.
 fn sighting(service: &ResolvedService) -> Option<Sighting> {
     let text = |key| service.get_property_val_str(key);
-    let standing = text("standing").filter(|standing| ["blank", "firming", "firm", "resetting"].contains(standing))?;
+    let standing = text("standing").filter(|standing| Standing::is_word(standing))?;
     let mark = text("mark").filter(|mark| mark.len() == 8 && mark.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
     let cloud = text("cloud").zip(text("name")).and_then(|(id, name)| Some((id.parse().ok()?, name.parse().ok()?)));
     let disks = text("disks").unwrap_or_default().split(',').filter_map(|disk| disk.parse().ok());
@@ -286,7 +285,7 @@ fn sighting(service: &ResolvedService) -> Option<Sighting> {
     let hardware = Hardware {
         cores: number("cores").and_then(|cores| u32::try_from(cores).ok()).unwrap_or_default(),
         memory: number("memory").unwrap_or_default(),
-        disks: disks.take(SAID_DISKS_MAX).collect(),
+        disks: disks.take(DISKS_TOLD_MAX).collect(),
     };
     let claims = Announcement {
         id: text("id")?.parse().ok()?,

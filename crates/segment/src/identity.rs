@@ -108,6 +108,9 @@ impl std::fmt::Debug for Identity {
 
 pub const SIGNATURE_BYTES: usize = 64;
 
+/// The DER of an Ed25519 public key (`SubjectPublicKeyInfo`) up to the key itself (RFC 8410, 4).
+pub(crate) const SPKI_HEAD: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
 /// What a signature is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Context {

@@ -16,9 +16,10 @@ mod wire;
 
 use base::limits::FOREIGN_WORDS_CHARS_MAX;
 use base::{BoxId, CloudId, Digest, Name, Roles, Timestamp};
-use firming::Order;
+use firming::{Order, Standing};
 use serde::{Deserialize, Serialize};
 
+use crate::identity::{Context, is_signed};
 use crate::seal::SealProof;
 use crate::words::ProofWords;
 
@@ -62,7 +63,7 @@ pub struct Hardware {
 impl About {
     /// What a box says of itself, bounded and without anything that steers a terminal. None where it is no box's.
     fn cleaned(mut self) -> Option<Self> {
-        let known = ["blank", "firming", "firm", "resetting"].contains(&self.standing.as_str());
+        let known = Standing::is_word(&self.standing);
         self.version = plain(&self.version);
         self.why = self.why.as_deref().map(plain);
         self.hardware.disks.truncate(DISKS_TOLD_MAX);
@@ -70,7 +71,7 @@ impl About {
     }
 }
 
-/// Disks that a box tells of.
+/// Disks that a box tells of. Over multicast they are one text of 255 bytes, and the size of a disk has 14 at the most.
 pub(crate) const DISKS_TOLD_MAX: usize = 16;
 
 /// Words of somebody else: one line, so many characters at the most, nothing that a terminal obeys.
@@ -206,7 +207,6 @@ fn signed_bytes(text: &str, transcript: &Digest) -> Vec<u8> {
 
 /// Reads an order that `caller` signed in this very introduction.
 pub fn read_order(signed: &SignedOrder, introduction: &Introduction) -> Result<Order, Refused> {
-    use crate::identity::{Context, is_signed};
     let signature = data_encoding::BASE64.decode(signed.signature.as_bytes()).unwrap_or_default();
     if !is_signed(introduction.with, Context::Order, &signed_bytes(&signed.text, &introduction.transcript), &signature)
     {

@@ -51,6 +51,8 @@ use dialled::Standing;
 use doors::Doors;
 use tls::{Beliefs, Shown};
 
+pub(crate) use tls::no_tls12;
+
 pub use call::{CallError, Refused, Unknown, Unreachable};
 pub use dial::DialError;
 

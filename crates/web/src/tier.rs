@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use base::limits::{TIER_CHUNK_TIME_MAX, TIER_DATA_TIME_MAX};
-use base::{BoxId, DatabaseId, Digest, Role, TenantId};
+use base::limits::TIER_CHUNK_TIME_MAX;
+use base::{BoxId, Digest, Role, TenantId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use state::Boxes;
@@ -169,14 +169,6 @@ pub(crate) fn may_ask(known: &Known, from: BoxId) -> bool {
             .is_some_and(|it| it.joined.is_some() && (it.roles.has(Role::Web) || it.roles.has(Role::Persistence)))
     })
 }
-
-/// The box that holds a database, when it is another one.
-fn elsewhere(known: &Known, me: BoxId, database: DatabaseId) -> Option<BoxId> {
-    known.load().as_ref()?.home(database).filter(|home| *home != me)
-}
-
-/// What an operation on a database may take from end to end: what a database of this box gives it, and the way.
-const DATA_TIME: Duration = TIER_DATA_TIME_MAX;
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ use base::limits::{BOX_LABELS_MAX, FIRM_WAIT_DEFAULT, KNOCK_ANSWER_TIME_MAX};
 use base::{CloudId, Name, Roles, Span};
 use firming::{Assignment, Order, OrderId, Way, What};
 use segment::ProofWords;
+use segment::authority::draw_cloud;
 use segment::knock::VisitError;
 use segment::seal::SealDoubt;
 use serde::Serialize;
@@ -109,7 +110,7 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
         return finish(cx, &mut operator, found, &args, began).await;
     }
     compare(cx, &operator, &found, args.words)?;
-    let cloud = CloudId(random()?);
+    let cloud = draw_cloud().map_err(|error| Failure::of(Exit::Refused, &error))?;
     let assignment = Assignment {
         cloud,
         name: args.cloud.clone(),

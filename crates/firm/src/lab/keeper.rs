@@ -19,7 +19,7 @@ use rustix::process::Signal as ProcessSignal;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -31,6 +31,7 @@ use super::order::{Answer, BoxStatus, Cut, Order, SegmentStatus, Status};
 use super::process::Process;
 use super::program::{self, not_started};
 use super::{BoxProgram, Lab, LabBox, LabError, Slow, network, rootless, rules};
+use crate::process::Stop;
 
 /// How often is looked whether a box listens.
 const LISTEN_PAUSE: Duration = Duration::from_millis(10);
@@ -73,7 +74,8 @@ pub fn run(settings: Settings, tell: &mut dyn FnMut(Told<'_>)) -> Result<(), Lab
     let lab = begin(&settings, tell)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(LabError::Signals)?;
     runtime.block_on(async {
-        let mut stop = Stop::new()?;
+        let ends = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+        let mut stop = Stop::on(&ends).map_err(LabError::Signals)?;
         let mut keeper = Keeper { folder, lab, program: settings.program, children: BTreeMap::new(), relay: None };
         let begun = tokio::select! {
             begun = keeper.begin() => begun,
@@ -169,25 +171,6 @@ fn layout(boxes: u8, segments: u8) -> (Vec<Segment>, BTreeMap<u8, LabBox>) {
         ended: None,
     };
     (segments.to_vec(), (1..=boxes).map(|number| (number, place(number))).collect())
-}
-
-/// SIGTERM, SIGINT and SIGHUP.
-struct Stop([Signal; 3]);
-
-impl Stop {
-    fn new() -> Result<Self, LabError> {
-        let listen = |kind| signal(kind).map_err(LabError::Signals);
-        Ok(Self([listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?, listen(SignalKind::hangup())?]))
-    }
-
-    async fn asked(&mut self) {
-        let [terminate, interrupt, hangup] = &mut self.0;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = hangup.recv() => {}
-        }
-    }
 }
 
 /// An order, and who waits for the answer.

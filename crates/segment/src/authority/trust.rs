@@ -13,6 +13,7 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use super::subject::cloud_uri;
 use super::{Subject, as_certificate, unix_time};
+use crate::identity::SPKI_HEAD;
 
 /// A root certificate of a cloud.
 #[derive(Clone)]
@@ -94,7 +95,7 @@ impl Root {
 
     pub(super) fn has_key(&self, key: &[u8]) -> bool {
         // The anchor's key info lacks the sequence around it.
-        key.len() == BoxId::BYTES && self.anchor.subject_public_key_info.as_ref() == [&ED25519_HEAD[2..], key].concat()
+        key.len() == BoxId::BYTES && self.anchor.subject_public_key_info.as_ref() == [&SPKI_HEAD[2..], key].concat()
     }
 }
 
@@ -103,9 +104,6 @@ impl fmt::Debug for Root {
         write!(f, "Root({}, {})", self.cloud, self.fingerprint().short())
     }
 }
-
-/// The DER of an Ed25519 public key up to the key itself (RFC 8410, 4).
-const ED25519_HEAD: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// The roots of one cloud that a box believes: one, or two while the cloud rolls over. JSON when it travels or is kept.
 #[derive(Clone, Serialize, Deserialize)]
@@ -219,7 +217,7 @@ impl Trust {
         if names.next().is_some() || subject.cloud != self.cloud {
             return Err(unnamed());
         }
-        if end.subject_public_key_info().as_ref() != [&ED25519_HEAD[..], &subject.id.0].concat() {
+        if end.subject_public_key_info().as_ref() != [&SPKI_HEAD[..], &subject.id.0].concat() {
             return Err(Distrust::Key { id: subject.id });
         }
         Ok(subject)

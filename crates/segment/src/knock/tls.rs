@@ -11,15 +11,13 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
 };
 
-use crate::identity::{Identity, IdentityError};
+use crate::identity::{Identity, IdentityError, SPKI_HEAD};
+use crate::link::no_tls12;
 
 const ALPN: &[u8] = b"firm-knock/1";
-/// What stands before an Ed25519 key in its `SubjectPublicKeyInfo` (RFC 8410).
-const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// Why TLS can't be set up.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +42,7 @@ fn provider() -> CryptoProvider {
 fn certified(identity: &Identity, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsSetupError> {
     let key = PrivateKeyDer::from(identity.tls_key().map_err(TlsSetupError::Key)?);
     let key = provider.key_provider.load_private_key(key).map_err(TlsSetupError::Tls)?;
-    let spki = [SPKI_PREFIX.as_slice(), &identity.id().0].concat();
+    let spki = [SPKI_HEAD.as_slice(), &identity.id().0].concat();
     Ok(Arc::new(CertifiedKey::new(vec![CertificateDer::from(spki)], key)))
 }
 
@@ -55,7 +53,7 @@ pub(super) fn proven(certificates: Option<&[CertificateDer<'_>]>) -> Option<BoxI
 }
 
 fn key_of(spki: &[u8]) -> Option<BoxId> {
-    let key = spki.strip_prefix(SPKI_PREFIX.as_slice())?;
+    let key = spki.strip_prefix(SPKI_HEAD.as_slice())?;
     key.try_into().ok().map(BoxId)
 }
 
@@ -139,7 +137,7 @@ impl ServerCertVerifier for AnyKey {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(PeerIncompatible::Tls13RequiredForQuic.into())
+        Err(no_tls12())
     }
 
     fn verify_tls13_signature(
@@ -180,7 +178,7 @@ impl ClientCertVerifier for AnyKey {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(PeerIncompatible::Tls13RequiredForQuic.into())
+        Err(no_tls12())
     }
 
     fn verify_tls13_signature(

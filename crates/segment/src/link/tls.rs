@@ -145,7 +145,8 @@ fn refused(why: Distrust) -> rustls::Error {
     rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(why))))
 }
 
-fn no_tls12() -> rustls::Error {
+/// What both kinds of a box's TLS say to an older one.
+pub(crate) fn no_tls12() -> rustls::Error {
     rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOffered)
 }
 

@@ -37,7 +37,7 @@ pub(crate) fn refused(error: KvError) -> KeyValueError {
     }
 }
 
-/// `far`, where the bucket's database lives on another box; else `near`.
+/// The operation, on the box where the bucket's database lives; `near`, where that is this one.
 macro_rules! here_or_there {
     ($self:ident, $bucket:ident, $operation:expr, $answer:ident, $near:expr) => {
         match $self.far.as_ref().and_then(|far| Some((far, far.home($bucket)?))) {
@@ -83,13 +83,10 @@ impl KeyValue for Buckets {
     }
 
     fn list_keys<'a>(&'a self, bucket: &'a Bucket, cursor: Option<String>) -> Answer<'a, KeyPage> {
-        match self.far.as_ref().and_then(|far| Some((far, far.home(bucket)?))) {
-            Some((far, home)) => Box::pin(async move { far.ask(home, bucket, Operation::List(cursor)).await?.keys() }),
-            None => Box::pin(async move {
-                let page = self.here.list(database(bucket), &bucket.name, cursor.as_deref()).await.map_err(refused)?;
-                Ok(KeyPage { keys: page.keys, cursor: page.next })
-            }),
-        }
+        here_or_there!(self, bucket, Operation::List(cursor), keys, async {
+            let page = self.here.list(database(bucket), &bucket.name, cursor.as_deref()).await?;
+            Ok(KeyPage { keys: page.keys, cursor: page.next })
+        })
     }
 
     fn increment<'a>(&'a self, bucket: &'a Bucket, key: String, delta: i64) -> Answer<'a, i64> {
@@ -103,19 +100,14 @@ impl KeyValue for Buckets {
     }
 
     fn swap<'a>(&'a self, bucket: &'a Bucket, key: String, expected: Option<Bytes>, value: Bytes) -> Answer<'a, Swap> {
-        match self.far.as_ref().and_then(|far| Some((far, far.home(bucket)?))) {
-            Some((far, home)) => Box::pin(async move {
-                far.ask(home, bucket, Operation::Swap(key, expected.map(Raw), Raw(value))).await?.swapped()
-            }),
-            None => Box::pin(async move {
-                let (database, name) = (database(bucket), &bucket.name);
-                if self.here.swap(database, name, &key, expected, value).await.map_err(refused)? {
-                    return Ok(Swap::Done);
-                }
-                // What it is by now: it may have changed once more, which the guest's next try will find.
-                Ok(Swap::Lost(self.here.get(database, name, &key).await.map_err(refused)?))
-            }),
-        }
+        here_or_there!(self, bucket, Operation::Swap(key, expected.map(Raw), Raw(value)), swapped, async {
+            let (database, name) = (database(bucket), &bucket.name);
+            if self.here.swap(database, name, &key, expected, value).await? {
+                return Ok(Swap::Done);
+            }
+            // What it is by now: it may have changed once more, which the guest's next try will find.
+            Ok(Swap::Lost(self.here.get(database, name, &key).await?))
+        })
     }
 
     fn get_many<'a>(&'a self, bucket: &'a Bucket, keys: Vec<String>) -> Answer<'a, Vec<Option<Bytes>>> {

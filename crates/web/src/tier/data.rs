@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use base::limits::KV_BATCH_MAX;
+use base::limits::{KV_BATCH_MAX, TIER_DATA_TIME_MAX};
 use base::{BoxId, DatabaseId, Name, TenantId};
 use bytes::Bytes;
 use persist::{Database, Databases, KvError};
 use sandbox::{Bucket, KeyPage, KeyValueError, Swap};
 use serde::{Deserialize, Serialize};
 
-use super::{DATA_TIME, Known, Method, Tier, TierError, elsewhere};
+use super::{Known, Method, Tier, TierError};
 
 /// A value, which travels as it is and not byte by byte.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,7 +102,7 @@ pub(crate) struct Far {
 impl Far {
     /// The box to ask, where the bucket's database isn't this box's own.
     pub(crate) fn home(&self, bucket: &Bucket) -> Option<BoxId> {
-        elsewhere(&self.known, self.tier.me(), bucket.database)
+        self.known.load().as_ref()?.home(bucket.database).filter(|home| *home != self.tier.me())
     }
 
     pub(crate) async fn ask(
@@ -113,7 +113,7 @@ impl Far {
     ) -> Result<Outcome, KeyValueError> {
         let broken = |why: String| KeyValueError::Broken(why);
         let body = written(bucket, operation).map_err(|error| broken(error.to_string()))?;
-        let answer = self.tier.ask(home, Method::Data, body, DATA_TIME).await.map_err(|error| match error {
+        let answer = self.tier.ask(home, Method::Data, body, TIER_DATA_TIME_MAX).await.map_err(|error| match error {
             TierError::Busy => KeyValueError::Busy,
             TierError::Unknown(_) => {
                 broken("the box that holds it didn't answer: whether it was done is unknown".to_owned())

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use base::{CloudId, Name, Timestamp};
+use base::{CloudId, DatabaseId, Name, Timestamp};
 use persist::Databases;
 use proptest::prelude::*;
 use sandbox::{Bucket, KeyValue as _, KeyValueError, Swap};
