@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use base::limits::API_BODY_BYTES_MAX;
+use base::limits::{API_BODY_BYTES_MAX, CLIENT_TRY_TIME_MAX};
 use bytes::{Bytes, BytesMut};
 use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
@@ -25,6 +25,9 @@ use crate::Problem;
 pub struct Context {
     /// `host:port` to connect to.
     pub address: String,
+    /// Where else the cloud answers: other boxes of it, tried in turn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
     /// The API's host name, which its certificate must carry.
     pub host: String,
     /// PEM of the authority that signs the cloud's certificates.
@@ -184,8 +187,29 @@ impl Client {
     }
 }
 
+/// Connects to the first address of the context at which its cloud answers. One among several has only so long.
 async fn open(context: &Context) -> Result<Sender, ClientError> {
-    let address = context.address.clone();
+    let addresses: Vec<&String> = std::iter::once(&context.address).chain(&context.also).collect();
+    let mut failed = None;
+    for address in &addresses {
+        let silent = || ClientError::Connect { address: (*address).clone(), source: std::io::ErrorKind::TimedOut.into() };
+        let opened = if addresses.len() == 1 {
+            open_at(context, address).await
+        } else {
+            let opened = tokio::time::timeout(CLIENT_TRY_TIME_MAX, open_at(context, address)).await;
+            opened.unwrap_or_else(|_| Err(silent()))
+        };
+        match opened {
+            Ok(sender) => return Ok(sender),
+            // The first is the one that its user knows.
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    Err(failed.expect("there is an address"))
+}
+
+async fn open_at(context: &Context, address: &str) -> Result<Sender, ClientError> {
+    let address = address.to_owned();
     let connect = |source| ClientError::Connect { address: address.clone(), source };
     let tls_failed = |source| ClientError::Tls { address: address.clone(), source };
     let tcp = TcpStream::connect(&address).await.map_err(connect)?;

@@ -4,7 +4,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use state::Grant;
 
 use crate::types::{
-    AppView, ChunksAsked, ChunksMissing, Deployed, DomainAdd, DomainView, Done, Env, EnvChange, EnvChanged, Health,
+    AppView, BoxAdmit, BoxView, ChunksAsked, ChunksMissing, CloudView, Deployed, DomainAdd, DomainView, Done, Env, EnvChange, EnvChanged, Health,
     LogLine, Promote, Push, ReleaseView, Rollback, SecretSet, Secrets, Share, Shared, StageView, Status, TenantChange,
     TenantCreate, TenantView, TokenCreate, TokenCreated, TokenView, Whoami,
 };
@@ -51,6 +51,9 @@ pub enum Operation {
     StatusRead,
     MetricsRead,
     WhoamiRead,
+    BoxList,
+    BoxAdmit,
+    BoxRemove,
     TenantList,
     TenantCreate,
     TenantChange,
@@ -226,6 +229,11 @@ const LOG_QUERY: &[Parameter] = &[
     Parameter { name: "follow", summary: "Stay and send what comes.", kind: "boolean" },
 ];
 
+const BOX_REMOVE_QUERY: &[Parameter] = &[
+    Parameter { name: "evict", summary: "For good: its key never comes back. For a box that is lost.", kind: "boolean" },
+    Parameter { name: "lose_data", summary: "Also when it holds databases, which are lost.", kind: "boolean" },
+];
+
 /// Every endpoint there is.
 pub const ENDPOINTS: &[Endpoint] = &[
     row(Operation::HealthRead, Get, "/v1/health", Nothing, "Does the box serve?").gives(Body::Json(of::<Health>)),
@@ -235,6 +243,19 @@ pub const ENDPOINTS: &[Endpoint] = &[
     row(Operation::MetricsRead, Get, "/metrics", Operator, "The box's figures, as Prometheus reads them.")
         .gives(Body::Metrics),
     row(Operation::WhoamiRead, Get, "/v1/whoami", Token, "Whose token this is.").gives(Body::Json(of::<Whoami>)),
+    row(Operation::BoxList, Get, "/v1/boxes", Operator, "The boxes that the cloud is made of, and how they are.")
+        .gives(Body::Json(of::<CloudView>)),
+    row(Operation::BoxAdmit, Post, "/v1/boxes", Operator, "Let a box in: it comes when it is told to, with the same order.")
+        .takes(Body::Json(of::<BoxAdmit>))
+        .creates(Body::Json(of::<BoxView>)),
+    row(
+        Operation::BoxRemove,
+        Delete,
+        "/v1/boxes/{box}",
+        Operator,
+        "Let a box go in order, or put it out for good. Answers when the cloud does without it.",
+    )
+    .asks(BOX_REMOVE_QUERY),
     row(Operation::TenantList, Get, "/v1/tenants", Operator, "All tenants.").gives(Body::Json(of::<Vec<TenantView>>)),
     row(Operation::TenantCreate, Post, "/v1/tenants", Operator, "Add a tenant.")
         .takes(Body::Json(of::<TenantCreate>))

@@ -1,9 +1,10 @@
 //! What travels in requests and answers. All JSON; times are milliseconds since 1970, UTC.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use base::limits::{LABEL_TEXT_BYTES_MAX, SHARE_TIME_MAX};
-use base::{Digest, Domain, Name, ReleaseNo, Timestamp, TokenId};
+use base::{BoxId, CloudId, Digest, Domain, Name, ReleaseNo, Roles, Timestamp, TokenId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use state::manifest::Fault;
@@ -49,6 +50,82 @@ pub struct Status {
     pub apps: u64,
     /// What isn't as it should be, and what to do about it. Empty when all is well.
     pub concerns: Vec<String>,
+}
+
+/// A cloud that is made of boxes, and what a new one has to know of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CloudView {
+    pub cloud: CloudId,
+    pub name: Name,
+    /// Apps answer at `APP.TENANT.DOMAIN`.
+    pub domain: String,
+    /// Whose orders its boxes take.
+    pub operators: Vec<BoxId>,
+    /// Who leads the record. None where nobody is known to: commands wait.
+    pub leader: Option<BoxId>,
+    pub boxes: Vec<BoxView>,
+}
+
+/// What a box is to the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordPart {
+    Leads,
+    Votes,
+    /// It is told everything, and votes when another can't.
+    StandsBy,
+    /// It keeps a copy.
+    Follows,
+}
+
+/// One box of the cloud.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BoxView {
+    pub id: BoxId,
+    pub name: Name,
+    pub roles: Roles,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Where its links are listened for. The port before it is where one knocks.
+    pub addresses: Vec<SocketAddr>,
+    /// None until it has come: it was only told to.
+    pub joined: Option<Timestamp>,
+    /// It is about to go.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
+    /// Databases that it holds.
+    pub databases: u64,
+    /// What it is to the record.
+    pub record: RecordPart,
+    /// How it is, by its own word. None where it wasn't heard of since its cloud's leader began.
+    pub vitals: Option<VitalsView>,
+}
+
+/// How a box is, by its own word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VitalsView {
+    /// Milliseconds since it said so. It says so every second.
+    pub heard_ms_ago: u64,
+    pub version: String,
+    /// When its node started.
+    pub since: Timestamp,
+    /// Commands that its record holds.
+    pub record_index: u64,
+    pub draining: bool,
+    /// What isn't as it should be.
+    pub concerns: Vec<String>,
+}
+
+/// A box that may come in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BoxAdmit {
+    pub id: BoxId,
+    pub roles: Roles,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The order that it is given: it comes with this one or not at all.
+    pub order: String,
 }
 
 /// The holder of the token that was sent.

@@ -192,6 +192,8 @@ pub const RECORD_CALLS_WAITING_MAX: usize = 4_096;
 /// Bytes of one message between boxes: entries and a snapshot's piece are the largest parts, a MiB each, after which one
 /// entry more of a MiB may come. JSON in JSON writes a quote as two bytes.
 pub const RECORD_MESSAGE_BYTES_MAX: usize = 4 * MIB;
+/// A message of more bytes is heavy, and goes where it makes no vote wait: what a control call may have.
+pub const RECORD_LIGHT_BYTES_MAX: usize = LINK_CONTROL_BYTES_MAX;
 /// Entries that one message carries, and their bytes, of which the last entry may be the one that passes them.
 pub const COMMANDS_PER_MESSAGE_MAX: usize = 256;
 pub const RECORD_MESSAGE_ENTRIES_BYTES: usize = MIB;
@@ -624,6 +626,25 @@ pub const GDAY_INTERFACE_CHECK: u32 = 1;
 
 /// An operation on a database of another box, both ways: a write that waits behind a slow sync takes a few seconds.
 pub const TIER_DATA_TIME_MAX: Duration = Duration::from_secs(15);
+/// How often a box says that it lives. 1,000 boxes are 1,000 small calls a second at the one that leads the record.
+pub const BEAT_EVERY: Duration = Duration::from_secs(1);
+/// What a beat has to arrive: so that a hanging leader holds up no more than a few.
+pub const BEAT_TIME_MAX: Duration = Duration::from_secs(2);
+/// What a box tells of what isn't well with it, each so long: with the others' 2 KiB a box, and 2 MiB of 1,000.
+pub const CONCERNS_TOLD_MAX: usize = 8;
+pub const CONCERN_CHARS_MAX: usize = 240;
+/// What the others get to keep the record without a box that goes: a change of the voters, and the look before it.
+pub const BOX_DRAIN_TIME_MAX: Duration = Duration::from_secs(40);
+/// What a box that goes gives its cloud to hear of it. What it doesn't hear it sees: the box is silent.
+pub const GOODBYE_TIME_MAX: Duration = Duration::from_secs(5);
+/// A box that has heard of no leader for so long asks at the cloud's doors whether it is still of it, and again after as long.
+pub const OUT_OF_TOUCH: Duration = Duration::from_secs(15);
+/// How often a box looks whether its own addresses are still those that its cloud knows.
+pub const BOX_MOVED_LOOK: Duration = Duration::from_secs(2);
+/// A box that was silent for so long is shown as such: three beats and the time of one.
+pub const BOX_SILENCE: Duration = Duration::from_secs(4);
+/// A voter that is silent for so long is replaced where another box can vote: longer than a restart takes.
+pub const VOTER_SILENCE_MAX: Duration = Duration::from_mins(1);
 /// A chunk from another box: 4 MiB at 3 Mbit/s.
 pub const TIER_CHUNK_TIME_MAX: Duration = Duration::from_secs(12);
 
@@ -631,6 +652,8 @@ pub const TIER_CHUNK_TIME_MAX: Duration = Duration::from_secs(12);
 
 /// Where a box listens for those who aren't of its cloud.
 pub const KNOCK_PORT: u16 = 7741;
+/// From there to where it listens for the links of its cloud.
+pub const LINK_PORT_AFTER: u16 = 1;
 /// Bytes of a message. The longest is what a box gets that joins: its certificate, the roots, the keys of its roles.
 pub const KNOCK_FRAME_BYTES_MAX: usize = 256 * KIB;
 /// Visitors at once, each with a TLS connection of some 40 KiB and a frame: 64 × 300 KiB are 19 MiB.
@@ -669,6 +692,9 @@ pub const INTRODUCTION_TIME_MAX: Duration = Duration::from_hours(2);
 
 /// Life of a box's certificate. It is renewed at half of that, so that an authority may be away for twelve hours.
 pub const CERTIFICATE_LIFE: Duration = Duration::from_hours(24);
+/// What an authority gets to answer a box that renews, and how long the box waits before it asks again: hundreds of times
+/// in the half of a certificate's life that is left.
+pub const RENEW_TIME_MAX: Duration = Duration::from_secs(30);
 /// What a box's clock may be off, either way. The issuer's and the reader's may be off to opposite sides, so that a
 /// certificate is valid from twice this before its issue until twice this after its life.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_mins(10);
@@ -754,6 +780,10 @@ pub const LINK_PIECES_PER_WRITE: usize = 32;
 
 // ---- the command line ----
 
+/// What one box among several gets of that before the next is tried.
+pub const CLIENT_TRY_TIME_MAX: Duration = Duration::from_secs(2);
+/// Addresses of other boxes that a context keeps.
+pub const CONTEXT_ADDRESSES_MAX: usize = 4;
 /// From the first SYN to a finished TLS handshake with the API.
 pub const CLIENT_CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 /// What the API gets to answer anything but a push. Every answer is one durable append at the most; a minute

@@ -6,8 +6,11 @@
 
 mod console;
 mod disk;
+mod doors;
 mod hardware;
 mod node;
+mod others;
+mod papers;
 mod porter;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -16,9 +19,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use base::limits::{BOX_ORDERS_WAITING_MAX, DRAIN_TIME_DEFAULT, KNOCK_PORT, RETRY_WAIT_MIN};
+use base::limits::{
+    BOX_ORDERS_WAITING_MAX, DRAIN_TIME_DEFAULT, GOODBYE_TIME_MAX, KNOCK_PORT, RETRY_WAIT_MIN,
+};
 use base::{BoxId, Timestamp};
-use firming::{Firming, Happened, NotTaken, Order, Standing, Step, Way};
+use firming::{Firming, Happened, NotTaken, Order, Standing, Step};
 use segment::{Door, Gday, Identity, Seal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -28,8 +33,9 @@ use crate::cli::out::Out;
 use crate::process::{self, Stop};
 use crate::up::port;
 use console::Console;
-use disk::{Disk, DiskError, Setup};
-use node::BoxNode;
+use disk::{Disk, DiskError};
+use node::{BoxNode, Ports};
+use papers::Papers;
 use porter::{BoxPorter, Shared};
 
 /// Options of `firm box`
@@ -44,7 +50,7 @@ pub(crate) struct BoxArgs {
     /// What its operator baked in: made by `firm operator seal`
     #[arg(long, value_name = "FILE")]
     seal: Option<PathBuf>,
-    /// Port for those who knock
+    /// Port for those who knock; the next one is for the links of its cloud
     #[arg(long, default_value_t = KNOCK_PORT, value_parser = port)]
     knock_port: u16,
     /// Port for TLS, once the box is firm: apps and the API
@@ -190,6 +196,7 @@ impl<'a> Life<'a> {
         let serving = tokio::spawn(door.serve());
         self.console.begin(self.args.knock_port);
         let mut heard = gday.as_ref().map(Gday::changes);
+        let ports = self.ports();
         let end = loop {
             self.tell(gday.as_ref());
             let step = self.machine.next();
@@ -202,7 +209,7 @@ impl<'a> Life<'a> {
                         self.console.heard(gday);
                     }
                 }
-                done = take(&step, &self.disk, &mut self.node, &mut self.wiping, &self.clock) => match done {
+                done = take(&step, &self.disk, &self.identity, ports, &mut self.node, &mut self.wiping, &self.clock) => match done {
                     Done::Happened(Happened::Died(why)) => {
                         tracing::error!("the node is no more: {why}");
                         self.machine.happened(Happened::Died(why), self.clock.now());
@@ -320,13 +327,63 @@ impl<'a> Life<'a> {
         }
     }
 
+    fn ports(&self) -> Ports {
+        let BoxArgs { listen, port: tls, http_port: plain, knock_port: knock, .. } = *self.args;
+        Ports { listen, tls, plain, knock }
+    }
+
     async fn start(&self, membership: &firming::Membership) -> Outcome<BoxNode> {
         let setup = self.disk.setup().map_err(|error| failed(&error))?;
-        let ports = node::Ports { listen: self.args.listen, tls: self.args.port, plain: self.args.http_port };
-        let node = BoxNode::start(self.disk.node(), &setup, &ports).await?;
-        self.shared.set_cloud(Some(porter::Access { cloud: node.cloud(), tenant: setup.tenant, port: ports.tls }));
+        let (dir, ports) = (self.disk.node(), self.ports());
+        let papers = self.papers(membership, &setup).await?;
+        let beginning = node::Beginning { dir, identity: &self.identity, membership, setup: &setup, papers, ports };
+        let node = BoxNode::start(beginning).await?;
+        let (cloud, others, dir) = (node.cloud(), node.others(), self.disk.node());
+        self.shared.set_cloud(Some(porter::Access { cloud, others, setup, node: dir, port: ports.tls }));
         tracing::info!(cloud = %membership.name, roles = %membership.roles, "the node runs");
         Ok(node)
+    }
+
+    /// The box's papers, with a certificate that is valid: one that was off for long asks for another first.
+    async fn papers(&self, membership: &firming::Membership, setup: &disk::Setup) -> Outcome<Papers> {
+        let node = self.disk.node();
+        let (me, now) = (self.identity.id(), self.clock.now());
+        let papers = match Papers::read(&node).map_err(|error| failed(&error))? {
+            Some(papers) if !node::needs_papers(&papers) => return Ok(papers),
+            Some(mut papers) => match papers.authority().map_err(|error| failed(&error))? {
+                Some(authority) => {
+                    let issued = authority.issue(me, &membership.roles, now);
+                    papers.certificate = issued.map_err(|error| failed(&error))?;
+                    papers
+                }
+                None => {
+                    let doors = doors::doors_of(&papers.first);
+                    let why = match doors::ask_in(&self.identity, &doors, &membership.order, self.ports()).await {
+                        doors::Asked::Welcome(welcome) => {
+                            let checked = welcome.check(membership.cloud, me, &membership.roles, now);
+                            checked.map_err(|error| failed(&error))?;
+                            return welcome.papers().map_err(|error| failed(&error)).and_then(|papers| {
+                                papers.write(&node).map_err(|error| failed(&error))?;
+                                Ok(papers)
+                            });
+                        }
+                        doors::Asked::Evicted => "its cloud has put it out for good".to_owned(),
+                        doors::Asked::Refused(why) | doors::Asked::Failed(why) => why,
+                    };
+                    return Err(Failure::new(Exit::Refused, format!("the box's certificate is over, and: {why}")));
+                }
+            },
+            // Firmed by a build whose clouds were of one box.
+            None if setup.founder => {
+                Papers::found(membership.cloud, me, &membership.roles, now).map_err(|error| failed(&error))?
+            }
+            None => {
+                let said = "the box's papers are gone: reset it, and firm it anew";
+                return Err(Failure::new(Exit::Refused, said.to_owned()));
+            }
+        };
+        papers.write(&node).map_err(|error| failed(&error))?;
+        Ok(papers)
     }
 }
 
@@ -350,6 +407,8 @@ enum Done {
 async fn take(
     step: &Step,
     disk: &Arc<Disk>,
+    identity: &Identity,
+    ports: Ports,
     node: &mut Option<BoxNode>,
     wiping: &mut Option<Wiping>,
     clock: &Clock,
@@ -363,8 +422,13 @@ async fn take(
                 Done::Happened(Happened::NotWritten(why))
             }
         },
-        // One box is one cloud: there is nobody to say goodbye to.
-        Step::Leave(_) => Done::Happened(Happened::Left),
+        Step::Leave(_) => {
+            // Without papers it was a cloud by itself, or never got as far.
+            if let Ok(Some(papers)) = Papers::read(&disk.node()) {
+                doors::say_goodbye(identity, &papers, GOODBYE_TIME_MAX).await;
+            }
+            Done::Happened(Happened::Left)
+        }
         Step::Wipe { key } => {
             // One that was begun for an earlier order ends first.
             if let Some(earlier) = wiping {
@@ -380,18 +444,7 @@ async fn take(
                 Err(error) => Done::Happened(Happened::Failed(error.to_string())),
             }
         }
-        Step::Enter(task) => match &task.assignment.way {
-            Way::Found { domain, tenant } => {
-                let setup = Setup { domain: domain.clone(), tenant: tenant.clone() };
-                Done::Happened(match disk.write_setup(&setup) {
-                    Ok(()) => Happened::Entered,
-                    Err(error) => Happened::Failed(base::chain(&error)),
-                })
-            }
-            Way::Join { .. } => Done::Happened(Happened::Refused(
-                "this build's clouds are of one box: it can't join another yet".to_owned(),
-            )),
-        },
+        Step::Enter(task) => Done::Happened(doors::enter(disk, identity, task, ports).await),
         Step::Run(membership) => Done::Run(membership.clone()),
         Step::Stop => {
             // The node is drained when the life ends, which follows at once.
@@ -402,7 +455,13 @@ async fn take(
             Done::Happened(Happened::Tick)
         }
         Step::Listen => match node {
-            Some(node) => Done::Happened(Happened::Died(node.died().await)),
+            Some(node) => {
+                let evicted = node.evicted();
+                tokio::select! {
+                    why = node.died() => Done::Happened(Happened::Died(why)),
+                    () = evicted => Done::Happened(Happened::Evicted),
+                }
+            }
             None => std::future::pending().await,
         },
     }

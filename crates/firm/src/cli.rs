@@ -6,6 +6,7 @@
 mod about;
 mod apps;
 mod boxes;
+mod cloud;
 mod completions;
 mod context;
 pub mod contexts;
@@ -13,9 +14,11 @@ mod deployed;
 mod difference;
 mod domain;
 mod env;
+mod evict;
 pub mod exit;
 pub mod failure;
 mod firming;
+mod joining;
 mod lab;
 mod logs;
 mod new;
@@ -72,10 +75,12 @@ enum Command {
     Box(BoxArgs),
     /// List the boxes of this segment
     Boxes(boxes::Args),
-    /// Wipe a box and turn it into its roles
+    /// Wipe boxes and turn them into their roles: the first founds a cloud, others join it
     Firm(firming::FirmArgs),
-    /// Wipe a box and leave it blank
+    /// Have a box leave its cloud, wipe it, and leave it blank
     Reset(firming::ResetArgs),
+    /// Put a lost box out of its cloud, for good
+    Evict(evict::Args),
     /// Show the key by which boxes know you, or make a seal for them
     Operator(operator::Args),
     /// Start a project
@@ -211,6 +216,7 @@ async fn dispatch(cx: &Cx, command: Command) -> Outcome {
         Command::Boxes(args) => boxes::run(cx, args).await,
         Command::Firm(args) => firming::firm(cx, args).await,
         Command::Reset(args) => firming::reset(cx, args).await,
+        Command::Evict(args) => evict::run(cx, args).await,
         Command::Operator(args) => operator::run(cx, args),
         Command::New(args) => new::run(cx, &args),
         Command::Push(args) => Box::pin(push::run(cx, args)).await,
@@ -270,7 +276,9 @@ mod tests {
             "firm boxes --at 10.0.0.7 --at [fd00::7]:99 --listen 0s --json",
             "firm firm solo amber-otter --words river,candy,fabric,orbit --label rack=7",
             "firm firm persistence,web amber-otter",
+            "firm firm persistence amber-otter brisk-heron --words amber-otter=river,candy,fabric,orbit --new",
             "firm reset amber-otter --yes",
+            "firm evict amber-otter --lose-data --yes",
             "firm operator seal --out seal.json --valid 30d",
             "firm context add ci --address x:8443 --authority ca.pem --tenant acme",
             "firm lab up --boxes 6 --segments 2 --seal order.key --detach --json",

@@ -109,7 +109,7 @@ async fn serve(args: &UpArgs, settings: Settings, out: Out) -> Outcome {
     // Before anything else: a signal that comes while the cloud opens must not be lost, nor kill it half-way.
     let mut stop = Stop::new()?;
     let dir = settings.dir.clone();
-    let cloud = Cloud::open(settings).map_err(|error| Failure::of(Exit::Refused, &error))?;
+    let cloud = Cloud::open(settings, None).map_err(|error| Failure::of(Exit::Refused, &error))?;
     let node = Node::start(Arc::clone(&cloud)).map_err(|error| not_listening(&error))?;
     let exporter = cloud.export();
     let token = operator_token(&dir)?;
@@ -165,7 +165,6 @@ fn settings(args: &UpArgs) -> Outcome<Settings> {
         guest_memory,
         process_memory: process::process_memory(guest_memory, memory),
         otlp,
-        tier: None,
     })
 }
 
@@ -224,6 +223,7 @@ fn register(args: &UpArgs, cloud: &Cloud, token: &Minted, tenant: &Name, out: &O
     };
     let context = api::Context {
         address: SocketAddr::new(ip, args.port).to_string(),
+        also: Vec::new(),
         host: cloud.api_host().to_owned(),
         authority: cloud.authority_pem().to_owned(),
         token: token.secret.clone(),

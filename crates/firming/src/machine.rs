@@ -152,6 +152,12 @@ impl Firming {
             (Some(task), Standing::Firming { task: held, .. }) if task.order == held.order => return Ok(()),
             (Some(task), Standing::Firm(membership)) if task.order == membership.order => return Ok(()),
             (None, Standing::Blank) => return Ok(()),
+            // Its cloud has it be something else.
+            (Some(task), Standing::Firm(membership)) if task.is_of(membership) => Standing::Resetting {
+                then: Then::Firm(task),
+                new_key: false,
+                left: Some(membership.clone()),
+            },
             (Some(_), Standing::Firm(membership)) => {
                 return Err(NotTaken::FirmAlready(membership.roles.clone(), membership.name.clone()));
             }
@@ -166,17 +172,6 @@ impl Firming {
         };
         self.turn(next);
         Ok(())
-    }
-
-    /// The cloud gives the box that it holds another task: it is reset into it.
-    pub fn change(&mut self, task: Task) {
-        if let Standing::Firm(membership) = &self.standing
-            && membership.order != task.order
-            && !matches!(self.phase, Phase::Turning(_))
-        {
-            let left = Some(membership.clone());
-            self.turn(Standing::Resetting { then: Then::Firm(task), new_key: false, left });
-        }
     }
 
     /// Takes notice.

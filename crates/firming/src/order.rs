@@ -233,6 +233,12 @@ impl Assignment {
 }
 
 impl Task {
+    /// Does it make a box of this cloud another box of the same cloud?
+    #[must_use]
+    pub fn is_of(&self, membership: &Membership) -> bool {
+        self.assignment.cloud == membership.cloud && matches!(self.assignment.way, Way::Join { .. })
+    }
+
     /// What the box is, once this is done.
     #[must_use]
     pub fn membership(&self, since: Timestamp) -> Membership {

@@ -26,7 +26,7 @@ pub use databases::{Database, Databases, KvError, KvFigures};
 pub use disk::free_bytes;
 pub use logs::{Line, Logs, Stream};
 pub use record::{Keeper, ProposeError};
-pub use store::{Store, StoreError};
+pub use store::{Keeping, Store, StoreError};
 
 #[cfg(test)]
 mod fuzz;

@@ -34,7 +34,6 @@ mod voters;
 mod wire;
 mod writer;
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -50,11 +49,11 @@ use desk::{Desk, deadline, too_long};
 pub use file::OpenError;
 use file::Owner;
 use machine::Waiting;
-pub use peers::{Answer, PeerError, Peers, Trust};
+pub use peers::{Answer, PeerError, Peers, Trust, Weight};
 pub use standing::{Part, Standing};
 use thread::Message;
 use types::{Member, Proposal, ProposalId};
-pub use voters::{Candidate, SetVotersError, voters_of};
+pub use voters::{Candidate, Members, SetVotersError, voters_of};
 
 /// A lone box has no key that anybody knows it by.
 const LONE: Member = Member(BoxId([0; BoxId::BYTES]));
@@ -106,7 +105,7 @@ pub struct Group {
 pub enum Start {
     /// The cloud begins here. What a lone box kept in this directory becomes the cloud's.
     Found,
-    /// The others will tell: [`Keeper::set_voters`] on one of them makes this box one of the voters.
+    /// The others will tell: [`Keeper::set_members`] on one of them makes this box one of the members.
     Join,
 }
 
@@ -246,13 +245,12 @@ impl Keeper {
         }
     }
 
-    /// Makes these boxes the voters, through the leader wherever it is. New voters first learn what the others know; one
+    /// Makes these boxes the members, through the leader wherever it is. New voters first learn what the others know; one
     /// that is dead can be left out while more than half of the others live. Returns when it is decided.
-    pub async fn set_voters(&self, voters: BTreeSet<BoxId>) -> Result<(), SetVotersError> {
+    pub async fn set_members(&self, wanted: Members) -> Result<(), SetVotersError> {
         let (answer, answered) = oneshot::channel();
-        let voters = voters.into_iter().map(Member).collect();
         let proposals = self.inner.proposals.as_ref().expect("taken only when the last keeper is dropped");
-        proposals.try_send(Message::SetVoters { voters, answer }).map_err(|error| match error {
+        proposals.try_send(Message::SetMembers { wanted, answer }).map_err(|error| match error {
             TrySendError::Full(_) => SetVotersError::Busy,
             TrySendError::Closed(_) => SetVotersError::Refused("the record was closed".to_owned()),
         })?;

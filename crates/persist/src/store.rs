@@ -5,10 +5,12 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use base::{AppId, DatabaseId, TenantId};
+use base::{AppId, BoxId, DatabaseId, TenantId};
 use rustix::fs::{FlockOperation, flock};
 
+use crate::record::{Group, Peers};
 use crate::{Chunks, Databases, Keeper, Logs, chunks, databases, disk, logs, record};
 
 /// Why the data directory can't be used.
@@ -54,6 +56,16 @@ fn holder_of(holder: Option<&str>) -> String {
     holder.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
 
+/// How a box comes to its record.
+pub enum Keeping {
+    /// It keeps its own, and nobody else does.
+    Alone,
+    /// It is one of those that keep the cloud's.
+    InGroup(Group),
+    /// It keeps up with those. `first` are asked until it knows who they are.
+    Following { me: BoxId, peers: Arc<dyn Peers>, first: Vec<BoxId> },
+}
+
 /// All that outlives the process. The parts are cheap to clone; the lock is held for as long as this lives.
 pub struct Store {
     pub record: Keeper,
@@ -65,12 +77,22 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the data directory, made for its owner alone where it is missing. Blocks.
+    /// Opens the data directory of a lone box. Blocks.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        Self::open_as(dir, Keeping::Alone)
+    }
+
+    /// Opens the data directory, made for its owner alone where it is missing. Blocks.
+    pub fn open_as(dir: &Path, keeping: Keeping) -> Result<Self, StoreError> {
         disk::create_dir(dir).map_err(|source| StoreError::Make { path: dir.to_owned(), source })?;
         let lock = lock(dir)?;
         check_record(dir)?;
-        let record = Keeper::open(dir).map_err(StoreError::Record)?;
+        let record = match keeping {
+            Keeping::Alone => Keeper::open(dir),
+            Keeping::InGroup(group) => Keeper::open_in_group(dir, group),
+            Keeping::Following { me, peers, first } => Keeper::follow(dir, me, peers, &first),
+        };
+        let record = record.map_err(StoreError::Record)?;
         let chunks = Chunks::open(dir).map_err(StoreError::Chunks)?;
         let databases = Databases::open(dir).map_err(StoreError::Databases)?;
         let logs = Logs::open(dir).map_err(StoreError::Logs)?;

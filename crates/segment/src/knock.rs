@@ -93,8 +93,10 @@ pub enum Call {
     About,
     /// Do this. Signed by the visitor over this introduction's transcript, so that it can't be said twice.
     Order { order: SignedOrder },
-    /// A box that was told to join asks to be let in.
-    Join { order: firming::OrderId },
+    /// A box that was told to join asks to be let in. Its links are listened for there.
+    Join { order: firming::OrderId, addresses: Vec<std::net::SocketAddr> },
+    /// A box that was told to be something else says goodbye.
+    Leave,
     /// An operator asks the cloud for what the command line needs to speak with it.
     Access,
 }
@@ -115,6 +117,8 @@ pub enum Reply {
     Taken,
     /// What the joiner gets; its shape is the cloud's own.
     Joined(serde_json::Value),
+    /// The cloud does without it.
+    Left,
     Access(serde_json::Value),
     Refused(Refused),
 }
@@ -134,6 +138,8 @@ pub enum RefusedCode {
     No,
     /// It may be otherwise in a moment.
     NotNow,
+    /// The cloud has put the one who asks out for good.
+    Evicted,
 }
 
 impl Refused {

@@ -4,6 +4,7 @@
 //! *Invariant*: nothing that a network said is believed before the one who said it is verified. What G'day hears is a
 //! hint of where to knock, and no more.
 
+mod addresses;
 pub mod authority;
 pub mod gday;
 pub mod identity;
@@ -12,6 +13,7 @@ pub mod link;
 pub mod seal;
 pub mod words;
 
+pub use addresses::own_addresses;
 pub use authority::{Authority, Certificate, Clock, Trust};
 pub use gday::{Announcement, Gday, Sighting};
 pub use identity::{Identity, IdentityError};

@@ -372,6 +372,11 @@ impl Links {
         Ok(())
     }
 
+    /// Whose addresses are known.
+    pub fn boxes(&self) -> Vec<BoxId> {
+        self.core.addresses.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
     /// Forgets where `to` is and ends all links to it at once; calls in flight are unknown. What it dialled ends too if
     /// the record admits it no more.
     pub fn drop_box(&self, to: BoxId) {

@@ -130,7 +130,8 @@ impl Record {
             Command::BoxAdmit { admission } => self.box_admit(entry, admission),
             Command::BoxJoin { id, order, addresses } => self.box_join(entry, *id, order, addresses),
             Command::BoxMoved { id, addresses } => self.box_moved(*id, addresses),
-            Command::BoxLeave { id } => self.box_leave(*id),
+            Command::BoxDrain { id, lose_data } => self.box_drain(*id, *lose_data),
+            Command::BoxLeave { id, lose_data } => self.box_leave(*id, *lose_data),
             Command::BoxEvict { id, lose_data } => self.box_evict(entry, *id, *lose_data),
         }
     }

@@ -50,6 +50,9 @@ pub struct CloudBox {
     /// Where its links are listened for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<SocketAddr>,
+    /// It is about to go.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
 }
 
 /// A box as it is admitted.
@@ -81,7 +84,8 @@ impl Boxes {
     /// Gives a new database to the persistence box that holds fewest. There is always one: the last one stays.
     pub(crate) fn settle(&mut self, database: DatabaseId) {
         let held = |id: BoxId| self.homes.values().filter(|home| **home == id).count();
-        let least = self.with(Role::Persistence).map(|it| it.id).min_by_key(|id| (held(*id), *id));
+        let stays = self.with(Role::Persistence).filter(|it| !it.leaving);
+        let least = stays.map(|it| it.id).min_by_key(|id| (held(*id), *id));
         if let Some(home) = least {
             self.homes.insert(database, home);
         }
@@ -134,6 +138,10 @@ impl Record {
         one.joined = Some(entry.at);
         one.addresses = bounded(addresses);
         boxes.boxes.insert(first.id, Arc::new(one));
+        // What a lone box had is the cloud's, and lies where it lay.
+        for database in self.databases() {
+            boxes.homes.insert(database, first.id);
+        }
         self.boxes = Some(Arc::new(boxes));
         Ok(changed())
     }
@@ -195,26 +203,30 @@ impl Record {
         if boxes.evicted.contains_key(&id) {
             return Ok(Applied::default());
         }
-        boxes.stays_persistent(id)?;
-        if !lose_data {
-            boxes.holds_nothing(id)?;
-        }
+        boxes.may_go(id, lose_data)?;
         room("evicted boxes", boxes.evicted.len(), BOXES_EVICTED_MAX)?;
-        boxes.boxes.remove(&id);
         boxes.evicted.insert(id, entry.at);
-        let lost: Vec<_> = boxes.homes.iter().filter(|(_, home)| **home == id).map(|(database, _)| *database).collect();
-        for database in lost {
-            boxes.settle(database);
+        boxes.remove(id);
+        Ok(changed())
+    }
+
+    /// It takes nothing new from here on, and goes when others keep the record without it.
+    pub(crate) fn box_drain(&mut self, id: BoxId, lose_data: bool) -> Outcome {
+        let boxes = self.boxes_mut()?;
+        boxes.may_go(id, lose_data)?;
+        let it = boxes.boxes.get_mut(&id).ok_or_else(|| Refusal::NoBox(id.long_name()))?;
+        if it.leaving {
+            return Ok(Applied::default());
         }
+        Arc::make_mut(it).leaving = true;
         Ok(changed())
     }
 
     /// Gone in order: it may come again with the key that it has.
-    pub(crate) fn box_leave(&mut self, id: BoxId) -> Outcome {
+    pub(crate) fn box_leave(&mut self, id: BoxId, lose_data: bool) -> Outcome {
         let boxes = self.boxes_mut()?;
-        boxes.stays_persistent(id)?;
-        boxes.holds_nothing(id)?;
-        boxes.boxes.remove(&id);
+        boxes.may_go(id, lose_data)?;
+        boxes.remove(id);
         Ok(changed())
     }
 
@@ -243,22 +255,27 @@ impl Record {
 }
 
 impl Boxes {
-    /// Is the record still kept by somebody without this box?
-    fn stays_persistent(&self, without: BoxId) -> Result<(), Refusal> {
-        let held = self.boxes.get(&without).ok_or_else(|| Refusal::NoBox(without.long_name()))?;
-        let keeps = held.joined.is_some() && held.roles.has(Role::Persistence);
-        if keeps && self.with(Role::Persistence).count() == 1 {
+    /// Is the record still kept by somebody without this box, and all data held?
+    fn may_go(&self, id: BoxId, lose_data: bool) -> Result<(), Refusal> {
+        let held = self.boxes.get(&id).ok_or_else(|| Refusal::NoBox(id.long_name()))?;
+        let stays = self.with(Role::Persistence).any(|it| it.id != id && !it.leaving);
+        if held.joined.is_some() && held.roles.has(Role::Persistence) && !stays {
             return Err(Refusal::LastPersistence(held.name.clone()));
+        }
+        let databases = self.homes.values().filter(|home| **home == id).count();
+        if databases > 0 && !lose_data {
+            return Err(Refusal::HoldsData { name: held.name.clone(), databases });
         }
         Ok(())
     }
-}
 
-impl Boxes {
-    fn holds_nothing(&self, id: BoxId) -> Result<(), Refusal> {
-        let databases = self.homes.values().filter(|home| **home == id).count();
-        let name = || self.boxes.get(&id).map_or_else(|| id.long_name(), |held| held.name.clone());
-        if databases > 0 { Err(Refusal::HoldsData { name: name(), databases }) } else { Ok(()) }
+    /// What it held is looked for elsewhere from now on, and found empty.
+    fn remove(&mut self, id: BoxId) {
+        self.boxes.remove(&id);
+        let lost: Vec<_> = self.homes.iter().filter(|(_, home)| **home == id).map(|(database, _)| *database).collect();
+        for database in lost {
+            self.settle(database);
+        }
     }
 }
 
@@ -278,6 +295,7 @@ fn admitted(boxes: &Boxes, entry: &Entry, admission: &Admission) -> Result<Cloud
         order: admission.order.chars().take(ORDER_CHARS_MAX).collect(),
         joined: None,
         addresses: Vec::new(),
+        leaving: false,
     })
 }
 
@@ -354,7 +372,7 @@ mod tests {
     fn an_evicted_key_never_comes_back_and_one_that_left_may() {
         let mut record = founded();
         for (order, command) in
-            [("b", Command::BoxLeave { id: OTHER }), ("c", Command::BoxEvict { id: OTHER, lose_data: false })]
+            [("b", Command::BoxLeave { id: OTHER, lose_data: false }), ("c", Command::BoxEvict { id: OTHER, lose_data: false })]
         {
             admit(&mut record, OTHER, "web", order).expect("admitted");
             join(&mut record, OTHER, order).expect("joined");
@@ -370,7 +388,7 @@ mod tests {
     fn the_last_box_that_keeps_the_record_stays() {
         let mut record = founded();
         admit(&mut record, OTHER, "persistence,web", "b").expect("admitted");
-        for command in [Command::BoxEvict { id: FIRST, lose_data: false }, Command::BoxLeave { id: FIRST }] {
+        for command in [Command::BoxEvict { id: FIRST, lose_data: false }, Command::BoxLeave { id: FIRST, lose_data: false }] {
             assert_eq!(apply(&mut record, command), Err(Refusal::LastPersistence(FIRST.name())), "nobody else came");
         }
         join(&mut record, OTHER, "b").expect("joined");
@@ -406,7 +424,7 @@ mod tests {
         };
         assert_eq!(homes(&record), [2, 2]);
         let held = Refusal::HoldsData { name: OTHER.name(), databases: 2 };
-        for command in [Command::BoxLeave { id: OTHER }, Command::BoxEvict { id: OTHER, lose_data: false }] {
+        for command in [Command::BoxLeave { id: OTHER, lose_data: false }, Command::BoxEvict { id: OTHER, lose_data: false }] {
             assert_eq!(apply(&mut record, command), Err(held.clone()));
         }
         let delete = |stage: &str| Command::StageDelete {
@@ -418,6 +436,52 @@ mod tests {
         assert_eq!(homes(&record).iter().sum::<usize>(), 3, "a database that is gone has a home");
         apply(&mut record, Command::BoxEvict { id: OTHER, lose_data: true }).expect("said so");
         assert_eq!(homes(&record), [3, 0]);
+    }
+
+    #[test]
+    fn a_box_that_is_about_to_go_takes_nothing_new_and_does_not_count() {
+        let mut record = founded();
+        admit(&mut record, OTHER, "persistence", "b").expect("admitted");
+        join(&mut record, OTHER, "b").expect("joined");
+        let drain = |id| Command::BoxDrain { id, lose_data: false };
+        apply(&mut record, drain(FIRST)).expect("another keeps the record");
+        assert_eq!(apply(&mut record, drain(FIRST)), Ok(Applied::default()), "said twice is said once");
+        assert_eq!(apply(&mut record, drain(OTHER)), Err(Refusal::LastPersistence(OTHER.name())));
+        let mut boxes = record.boxes().expect("founded").as_ref().clone();
+        for number in 0..4 {
+            boxes.settle(DatabaseId(number));
+        }
+        assert!(boxes.homes.values().all(|home| *home == OTHER));
+        apply(&mut record, Command::BoxLeave { id: FIRST, lose_data: false }).expect("it holds nothing");
+        // It left in order, so its key may come again.
+        admit(&mut record, FIRST, "web", "c").expect("admitted");
+    }
+
+    #[test]
+    fn what_a_lone_box_had_stays_where_it_is() {
+        let mut record = Record::default();
+        let name = |text: &str| text.parse().expect("a name");
+        let key = crate::Sealed(String::new());
+        apply(&mut record, Command::TenantCreate { name: name("acme"), key }).expect("made");
+        let push = Command::ReleaseCreate {
+            tenant: record.tenants().next().expect("made").id,
+            app: "shop".parse().expect("a name"),
+            stage: "live".parse().expect("a name"),
+            content: base::Digest::of(b"content"),
+            manifest: Box::new(crate::manifest::parse("", "firm.toml").expect("an empty manifest")),
+            source: None,
+        };
+        apply(&mut record, push).expect("pushed");
+        let found = Command::CloudFound {
+            cloud: CloudId([5; 16]),
+            name: name("hut"),
+            domain: "localhost".to_owned(),
+            operators: BTreeSet::from([OPERATOR]),
+            first: admission(FIRST, "solo", "a"),
+            addresses: Vec::new(),
+        };
+        apply(&mut record, found).expect("founded");
+        assert_eq!(record.boxes().expect("founded").homes.values().copied().collect::<Vec<_>>(), [FIRST]);
     }
 
     #[test]

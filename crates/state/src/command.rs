@@ -158,9 +158,18 @@ pub enum Command {
         id: BoxId,
         addresses: Vec<SocketAddr>,
     },
+    /// It is about to go: it gets no new data, and others keep the record.
+    BoxDrain {
+        id: BoxId,
+        /// Also when it holds databases, which are lost when it goes.
+        lose_data: bool,
+    },
     /// It goes in order.
     BoxLeave {
         id: BoxId,
+        /// Also when it holds databases, which are lost then.
+        #[serde(default)]
+        lose_data: bool,
     },
     /// It is put out, and its key for good.
     BoxEvict {

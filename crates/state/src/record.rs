@@ -243,6 +243,12 @@ impl Record {
         self.boxes.as_ref()
     }
 
+    /// The databases of all stages.
+    pub(crate) fn databases(&self) -> impl Iterator<Item = DatabaseId> {
+        let stages = self.tenants.values().flat_map(|tenant| tenant.apps.values()).flat_map(|app| app.stages.values());
+        stages.map(|stage| stage.database)
+    }
+
     pub fn tenants(&self) -> impl Iterator<Item = &Arc<Tenant>> {
         self.tenants.values()
     }

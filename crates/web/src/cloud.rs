@@ -7,24 +7,24 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use auth::Key;
 use base::limits::{DISK_FREE_BYTES_MIN, DISK_RESERVED_BYTES};
-use base::{BoxId, Name, TenantId, Timestamp, chain};
+use base::{BoxId, CloudId, Name, Roles, TenantId, Timestamp, chain};
 use bytes::Bytes;
 use persist::record::News;
-use persist::{ProposeError, Store, StoreError};
+use persist::{Keeping, ProposeError, Store, StoreError};
 use sandbox::{Compiler, Sandbox};
-use state::{Actor, Applied, Command, Entry, Event, Grant, Record};
+use state::{Actor, Admission, Applied, CloudBox, Command, Entry, Event, Grant, Record};
 use tokio::sync::watch;
 
 use crate::manage::Places;
 use crate::observe::{Export, Exporter, Meters, Otlp};
 use crate::router::{Builder, Router, seal_tenant_key};
 use crate::throttle::Throttles;
-use crate::tier::{self, Chunks, Far, Method, Tier};
+use crate::tier::{self, Beats, Chunks, Far, Known, Method, Tier};
 use crate::tls::{self, Authority, TlsError};
 use crate::{code, listen};
 
@@ -53,8 +53,16 @@ pub struct Settings {
     pub process_memory: u64,
     /// Where spans of requests go, if anywhere.
     pub otlp: Option<Otlp>,
-    /// The cloud's other boxes; none of `firm up`.
-    pub tier: Option<Arc<dyn Tier>>,
+}
+
+/// A box's place in a cloud that is made of boxes.
+pub struct Place {
+    /// The other boxes.
+    pub tier: Arc<dyn Tier>,
+    pub roles: Roles,
+    pub keeping: Keeping,
+    /// What is known of the boxes: what the box was told when it joined, then what the record says.
+    pub known: Known,
 }
 
 /// Why a cloud can't be opened.
@@ -89,6 +97,8 @@ pub struct Cloud {
     /// The store's, and those of the other boxes.
     pub(crate) chunks: Chunks,
     pub(crate) far: Option<Far>,
+    /// What the others said last of how they are.
+    pub(crate) beats: Beats,
     pub(crate) sandbox: Sandbox,
     pub(crate) key: Key,
     pub(crate) authority: Arc<Authority>,
@@ -116,9 +126,13 @@ impl Drop for UnderWay {
 }
 
 impl Cloud {
-    /// Opens what the data directory holds, or founds it. Blocks.
-    pub fn open(settings: Settings) -> Result<Arc<Self>, CloudError> {
-        let store = Store::open(&settings.dir).map_err(CloudError::Store)?;
+    /// Opens what the data directory holds, or founds it. A box without a place is a cloud by itself. Blocks.
+    pub fn open(settings: Settings, place: Option<Place>) -> Result<Arc<Self>, CloudError> {
+        let (keeping, far) = match place {
+            None => (Keeping::Alone, None),
+            Some(Place { tier, roles, keeping, known }) => (keeping, Some(Far { tier, roles, known })),
+        };
+        let store = Store::open_as(&settings.dir, keeping).map_err(CloudError::Store)?;
         let key = box_key(&settings.dir)?;
         let authority = Arc::new(Authority::open(&settings.dir, &settings.domain).map_err(CloudError::Tls)?);
         let sandbox = Sandbox::new(sandbox::Options {
@@ -133,13 +147,12 @@ impl Cloud {
         let builder = Builder::new(settings.domain.clone(), key.clone(), meters.clone());
         let export = settings.otlp.clone().map(Export::new);
         let record = store.record.record();
-        let known = Arc::new(ArcSwapOption::new(record.boxes().cloned()));
-        let far = settings.tier.clone().map(|tier| Far { tier, known });
         let router = Arc::new(ArcSwap::from_pointee(builder.whole(&record)));
         Ok(Arc::new(Self {
             settings,
             chunks: Chunks::new(store.chunks.clone(), far.clone()),
             far,
+            beats: Beats::default(),
             store,
             sandbox,
             key,
@@ -165,6 +178,48 @@ impl Cloud {
         }
         self.grant_operator(token, "the box's operator").await?;
         Ok(true)
+    }
+
+    /// Makes the record say that the cloud is made of boxes, and this its first.
+    pub async fn found_boxes(
+        &self,
+        (cloud, name): (CloudId, Name),
+        operators: BTreeSet<BoxId>,
+        first: Admission,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<(), CloudError> {
+        let domain = self.settings.domain.clone();
+        let command = Command::CloudFound { cloud, name, domain, operators, first, addresses };
+        self.propose(Actor::Box, command).await.map_err(CloudError::Found)?;
+        Ok(())
+    }
+
+    /// A box that was admitted has come, with the order that it was given. Gives what the record says of it.
+    pub async fn box_joins(
+        &self,
+        id: BoxId,
+        order: String,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<Option<Arc<CloudBox>>, ProposeError> {
+        self.propose(Actor::Box, Command::BoxJoin { id, order, addresses }).await?;
+        Ok(self.record().boxes().and_then(|boxes| boxes.boxes.get(&id)).cloned())
+    }
+
+    /// For how long nobody has been known to lead the record, if nobody is.
+    pub fn leaderless(&self) -> Option<Duration> {
+        self.store.record.standing().leaderless
+    }
+
+    /// This box is elsewhere by now.
+    pub async fn box_moved(&self, id: BoxId, addresses: Vec<SocketAddr>) -> Result<(), ProposeError> {
+        self.propose(Actor::Box, Command::BoxMoved { id, addresses }).await?;
+        Ok(())
+    }
+
+    /// A box was told to be something else, and goes.
+    pub async fn box_leaves(&self, id: BoxId) -> Result<(), ProposeError> {
+        self.propose(Actor::Box, Command::BoxLeave { id, lose_data: false }).await?;
+        Ok(())
     }
 
     /// Makes the first tenant when the record has none.
@@ -251,11 +306,18 @@ impl Cloud {
     /// Answers what another box of the cloud asks; the words of a refusal are for that box's log.
     pub async fn answer(&self, from: BoxId, method: Method, body: Bytes) -> Result<Bytes, String> {
         let far = self.far.as_ref().ok_or("this cloud isn't made of boxes")?;
+        if method == Method::Record {
+            // The record knows whom it believes what.
+            return Ok(self.store.record.answer(from, body).await);
+        }
+        if let Some(answered) = self.answer_beat(from, method, &body) {
+            return answered;
+        }
         if !tier::may_ask(&far.known, from) {
             return Err(format!("{} is no box that asks for tenants' data", from.long_name()));
         }
         match method {
-            Method::Record => Err("this box keeps its record alone".to_owned()),
+            Method::Record | Method::Beat | Method::Vitals => Err("it was answered before".to_owned()),
             Method::Data => {
                 let (databases, me) = (&self.store.databases, far.tier.me());
                 tier::answer_data(databases, &far.known, me, &body, code::refused).await
@@ -268,10 +330,13 @@ impl Cloud {
         }
     }
 
-    /// Who the boxes are, for those who ask at every request.
+    /// Who the boxes are, for those who ask at every request. A box whose record hasn't come yet has what it was told when
+    /// it joined.
     fn show_boxes(&self, record: &Record) {
-        if let Some(far) = &self.far {
-            far.known.store(record.boxes().cloned());
+        let (Some(far), Some(boxes)) = (&self.far, record.boxes()) else { return };
+        if far.known.load().as_ref().is_none_or(|known| !Arc::ptr_eq(known, boxes)) {
+            far.known.store(Some(Arc::clone(boxes)));
+            far.tier.know(boxes);
         }
     }
 

@@ -28,10 +28,10 @@ mod tls;
 mod turns;
 mod upload;
 
-pub use cloud::{Cloud, CloudError, Settings, mint_token};
+pub use cloud::{Cloud, CloudError, Place, Settings, mint_token};
 pub use listen::{ListenError, Node};
 pub use observe::{Exporter, Otlp};
-pub use tier::{Answered, Method, Tier, TierError};
+pub use tier::{Answered, Known, Method, Tier, TierError};
 pub use tls::write_private;
 
 #[cfg(test)]

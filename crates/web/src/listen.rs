@@ -78,8 +78,8 @@ pub struct Node {
     cloud: Arc<Cloud>,
     phase: watch::Sender<Phase>,
     cores: Vec<JoinHandle<()>>,
-    /// What goes on beside the requests: following the record, sweeping.
-    beside: [tokio::task::JoinHandle<()>; 2],
+    /// What goes on beside the requests: following the record first, sweeping, and what boxes do for each other.
+    beside: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Node {
@@ -102,7 +102,12 @@ impl Node {
             let run = move || run_core(number, core, listeners, tls, clients, phase);
             cores.push(thread::Builder::new().name(format!("core-{number}")).spawn(run).map_err(ListenError::Thread)?);
         }
-        let beside = [tokio::spawn(Arc::clone(&cloud).follow()), tokio::spawn(crate::sweep::sweep(Arc::clone(&cloud)))];
+        let beside = vec![
+            tokio::spawn(Arc::clone(&cloud).follow()),
+            tokio::spawn(crate::sweep::sweep(Arc::clone(&cloud))),
+            tokio::spawn(Arc::clone(&cloud).beat()),
+            tokio::spawn(Arc::clone(&cloud).tend_voters()),
+        ];
         Ok(Self { cloud, phase, cores, beside })
     }
 

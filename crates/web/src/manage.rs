@@ -7,6 +7,7 @@
 #![expect(clippy::result_large_err, reason = "a refusal is made once a request, and moved a few times")]
 
 mod apps;
+mod boxes;
 mod config;
 mod logs;
 mod places;
@@ -131,6 +132,9 @@ async fn dispatch(operation: Operation, call: Call) -> Answer {
         Operation::StatusRead => tenants::status_read(&call),
         Operation::MetricsRead => metrics(call).await,
         Operation::WhoamiRead => tenants::whoami_read(&call),
+        Operation::BoxList => boxes::box_list(call).await,
+        Operation::BoxAdmit => boxes::box_admit(call).await,
+        Operation::BoxRemove => boxes::box_remove(call).await,
         Operation::TenantList => tenants::tenant_list(&call),
         Operation::TenantCreate => tenants::tenant_create(call).await,
         Operation::TenantChange => tenants::tenant_change(call).await,

@@ -5,7 +5,9 @@
 //!
 //! A box that is taken over can ask for any tenant's data, as it could read its own memory: docs/security.md says so.
 
+mod beats;
 mod data;
+mod voters;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use state::Boxes;
 
 use persist::chunks::GetError;
 
+pub(crate) use beats::{Beats, Heard};
 pub(crate) use data::{Far, Operation, Raw, answer as answer_data};
 
 /// What is asked.
@@ -31,10 +34,14 @@ pub enum Method {
     Data,
     /// The bytes of a chunk.
     Chunk,
+    /// How the box that asks is.
+    Beat,
+    /// How all the others are, as the one who is asked has heard.
+    Vitals,
 }
 
 impl Method {
-    const ALL: [Self; 3] = [Self::Record, Self::Data, Self::Chunk];
+    const ALL: [Self; 5] = [Self::Record, Self::Data, Self::Chunk, Self::Beat, Self::Vitals];
 
     /// Its number between boxes, which stays what it is for ever.
     #[must_use]
@@ -43,6 +50,8 @@ impl Method {
             Self::Record => 1,
             Self::Data => 2,
             Self::Chunk => 3,
+            Self::Beat => 16,
+            Self::Vitals => 17,
         }
     }
 
@@ -77,12 +86,15 @@ pub trait Tier: Send + Sync + 'static {
     /// This box.
     fn me(&self) -> BoxId;
 
+    /// What the record says of the boxes has changed.
+    fn know(&self, boxes: &Arc<Boxes>);
+
     /// Asks a box, and waits no longer than `within`. May be called from any thread and runtime.
     fn ask(&self, to: BoxId, method: Method, body: Bytes, within: Duration) -> Answered;
 }
 
 /// What the record says of the boxes, for those who ask at every request. None until it is known, and of `firm up`.
-pub(crate) type Known = Arc<ArcSwapOption<Boxes>>;
+pub type Known = Arc<ArcSwapOption<Boxes>>;
 
 /// A question for a chunk.
 #[derive(Debug, Serialize, Deserialize)]

@@ -53,6 +53,14 @@ const RESERVE_BYTES: usize = 128 << 10;
 pub(super) struct Setup {
     pub(super) domain: String,
     pub(super) tenant: Name,
+    /// The cloud began on this box.
+    #[serde(default = "yes")]
+    pub(super) founder: bool,
+}
+
+/// Before clouds had several boxes each was its cloud's first.
+fn yes() -> bool {
+    true
 }
 
 #[derive(Serialize, Deserialize)]
@@ -198,11 +206,18 @@ impl Disk {
         Ok(())
     }
 
+    /// The node's directory, made where it is missing.
+    pub(super) fn make_node(&self) -> Result<PathBuf, DiskError> {
+        let node = self.node();
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&node);
+        made.map_err(|source| DiskError::File { path: node.clone(), source })?;
+        Ok(node)
+    }
+
     /// Lays down what the node starts from.
     pub(super) fn write_setup(&self, setup: &Setup) -> Result<(), DiskError> {
-        let node = self.node();
+        let node = self.make_node()?;
         let file = |path: &Path, source| DiskError::File { path: path.to_owned(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&node).map_err(|source| file(&node, source))?;
         let path = node.join("setup.json");
         let text = serde_json::to_vec(setup).map_err(|source| DiskError::Malformed { path: path.clone(), source })?;
         write_private(&path, &text).map_err(|source| file(&path, source))
@@ -224,7 +239,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let disk = Disk::open(folder.path()).expect("opened");
         let id = disk.identity().expect("made").id();
-        let setup = Setup { domain: "localhost".to_owned(), tenant: "main".parse().expect("a name") };
+        let setup = Setup { domain: "localhost".to_owned(), tenant: "main".parse().expect("a name"), founder: true };
         disk.write_setup(&setup).expect("written");
         assert!(disk.setup().is_ok());
         disk.wipe(false).expect("wiped");

@@ -1,24 +1,35 @@
 //! What the box answers to those who knock.
 
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use base::limits::{BOX_ORDER_TIME_MAX, ORDERS_REFUSED_TOLD_EVERY};
-use base::{BoxId, Name, Roles, Timestamp};
-use firming::{NotTaken, Standing, Then, What};
-use segment::knock::{About, Call, Caller, Hardware, Porter, Refused, Reply, read_order};
+use base::limits::{
+    BOX_ADDRESSES_MAX, BOX_ORDER_TIME_MAX, KNOCK_PORT, LINK_PORT_AFTER, ORDERS_REFUSED_TOLD_EVERY,
+};
+use base::{BoxId, Role, Timestamp};
+use firming::{NotTaken, OrderId, Standing, Then};
+use persist::ProposeError;
+use segment::knock::{About, Call, Caller, Hardware, Porter, Refused, RefusedCode, Reply, read_order};
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 use web::Cloud;
 
 use super::Brought;
 use super::console::Console;
+use super::disk::Setup;
+use super::others::Others;
+use super::papers;
 
 /// What an operator who knocks at a firm box is given access to.
 #[derive(Clone)]
 pub(super) struct Access {
     pub(super) cloud: Arc<Cloud>,
-    pub(super) tenant: Name,
+    pub(super) others: Arc<Others>,
+    pub(super) setup: Setup,
+    /// Where the node keeps its data.
+    pub(super) node: PathBuf,
     pub(super) port: u16,
 }
 
@@ -106,9 +117,6 @@ impl BoxPorter {
             self.refused(caller, &refused);
             return Err(Refused::no(refused.to_string()));
         }
-        if matches!(&order.what, What::Firm(assignment) if assignment.roles != Roles::solo()) {
-            return Err(Refused::no("this build's clouds are of one box: it can be solo, and nothing less"));
-        }
         tracing::info!(from = %signer.long_name(), address = %caller.address, order = order.id.0, "an order");
         let (taken, answer) = oneshot::channel();
         self.bring
@@ -135,6 +143,60 @@ impl BoxPorter {
         }
     }
 
+    /// The node of a firm box that keeps the record.
+    fn keeper(&self) -> Result<Access, Refused> {
+        let told = self.shared.told();
+        match &told.standing {
+            Standing::Firm(membership) if membership.roles.has(Role::Persistence) => {
+                told.access.clone().ok_or_else(|| Refused::not_now("this box's node is starting"))
+            }
+            standing => Err(Refused::not_now(format!("this box is {}, and keeps no record", standing.word()))),
+        }
+    }
+
+    /// Lets in a box that an operator admitted, and gives it what it works with.
+    async fn join(&self, caller: &Caller, order: OrderId, addresses: Vec<SocketAddr>) -> Result<Reply, Refused> {
+        let id = caller.introduction.with;
+        let Access { cloud, others, setup, node, .. } = self.keeper()?;
+        let boxes = cloud.record().boxes().cloned().ok_or_else(|| Refused::not_now("the record isn't here yet"))?;
+        if boxes.evicted.contains_key(&id) {
+            return Err(evicted());
+        }
+        // Looked at before it is proposed: a stranger must not fill the record's log.
+        if boxes.boxes.get(&id).is_none_or(|it| it.order != order.0) {
+            return Err(Refused::not_now("no operator has admitted this box with this order, or it isn't known here yet"));
+        }
+        let addresses = reached_at(caller.address, addresses);
+        let it = match cloud.box_joins(id, order.0, addresses).await {
+            Ok(it) => it.ok_or_else(|| Refused::not_now("the box was put out meanwhile"))?,
+            Err(ProposeError::Refused(state::Refusal::Evicted(_))) => return Err(evicted()),
+            Err(ProposeError::Refused(refusal)) => return Err(Refused::no(refusal.to_string())),
+            Err(error) => return Err(Refused::not_now(base::chain(&error))),
+        };
+        let first = cloud.record().boxes().map(|boxes| boxes.with(Role::Persistence).map(|it| (**it).clone()).collect());
+        let papers = others.papers();
+        let welcome = papers::welcome(&node, setup, &papers, (id, &it.roles), first.unwrap_or_default(), now());
+        let welcome = welcome.map_err(|error| {
+            tracing::error!(error = base::chain(&error), "a box can't be given what it needs to join");
+            Refused::not_now(base::chain(&error))
+        })?;
+        tracing::info!(id = %id.long_name(), roles = %it.roles, address = %caller.address, "a box has joined");
+        serde_json::to_value(&welcome).map(Reply::Joined).map_err(|error| Refused::no(error.to_string()))
+    }
+
+    async fn leave(&self, caller: &Caller) -> Result<Reply, Refused> {
+        let id = caller.introduction.with;
+        let Access { cloud, .. } = self.keeper()?;
+        if cloud.record().boxes().is_none_or(|boxes| !boxes.is_member(id)) {
+            return Ok(Reply::Left);
+        }
+        match cloud.box_leaves(id).await {
+            Ok(()) => Ok(Reply::Left),
+            Err(ProposeError::Refused(refusal)) => Err(Refused::no(refusal.to_string())),
+            Err(error) => Err(Refused::not_now(base::chain(&error))),
+        }
+    }
+
     async fn access(&self, caller: &Caller) -> Result<Reply, Refused> {
         let operator = caller.introduction.with;
         let (standing, access) = {
@@ -157,13 +219,35 @@ impl BoxPorter {
         let context = api::Context {
             // Where to reach it the visitor knows: it is here.
             address: format!(":{}", access.port),
+            also: Vec::new(),
             host: access.cloud.api_host().to_owned(),
             authority: access.cloud.authority_pem().to_owned(),
             token: token.secret,
-            tenant: access.tenant,
+            tenant: access.setup.tenant,
         };
         serde_json::to_value(&context).map(Reply::Access).map_err(|error| Refused::no(error.to_string()))
     }
+}
+
+fn evicted() -> Refused {
+    Refused { code: RefusedCode::Evicted, words: "this cloud has put the box out for good".to_owned() }
+}
+
+/// Where the box says that it is, and first of all where it was seen to be.
+fn reached_at(seen: SocketAddr, mut said: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    said.truncate(BOX_ADDRESSES_MAX);
+    let ip = seen.ip().to_canonical();
+    let is_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    if !is_local {
+        let port = said.first().map_or(KNOCK_PORT + LINK_PORT_AFTER, SocketAddr::port);
+        said.retain(|address| address.ip() != ip);
+        said.insert(0, SocketAddr::new(ip, port));
+    }
+    said
+}
+
+fn now() -> Timestamp {
+    SystemTime::now().into()
 }
 
 impl Porter for BoxPorter {
@@ -176,7 +260,8 @@ impl Porter for BoxPorter {
             Call::About => Ok(Reply::About(Box::new(self.shared.about()))),
             Call::Order { order } => self.order(caller, &order).await,
             Call::Access => self.access(caller).await,
-            Call::Join { .. } => Err(Refused::no("this build's clouds are of one box: nobody can join yet")),
+            Call::Join { order, addresses } => self.join(caller, order, addresses).await,
+            Call::Leave => self.leave(caller).await,
         }
     }
 }

@@ -63,7 +63,7 @@ struct SilentView {
 
 pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
     let mut operator = Operator::open()?;
-    let seen = nearby::look(&mut operator, &args.place, None).await?;
+    let seen = nearby::look(&mut operator, &args.place, &[]).await?;
     let told = told(&seen);
     cx.out.answer(&told, |out| {
         let mut table =

@@ -116,6 +116,7 @@ mod tests {
     fn context(token: &str) -> Context {
         Context {
             address: "127.0.0.1:8443".into(),
+            also: vec!["10.0.0.8:443".into()],
             host: "api.firm.localhost".into(),
             authority: "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n".into(),
             token: token.into(),

@@ -87,6 +87,11 @@ impl Failure {
         Self { exit: Exit::Refused, problem: Some(problem), shown: Some(text) }
     }
 
+    /// The word for scripts.
+    pub fn code(&self) -> Option<&str> {
+        self.problem.as_deref().map(|problem| problem.code.as_str())
+    }
+
     /// Does it say what to do next?
     pub fn has_help(&self) -> bool {
         self.problem.as_deref().is_some_and(|problem| problem.help.is_some())

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use base::limits::{BOX_LABELS_MAX, FIRM_WAIT_DEFAULT, KNOCK_ANSWER_TIME_MAX};
-use base::{CloudId, Name, Roles, Span};
+use base::{CloudId, Name, Role, Roles, Span};
 use firming::{Assignment, Order, OrderId, Way, What};
 use segment::ProofWords;
 use segment::authority::draw_cloud;
@@ -17,35 +17,45 @@ use super::exit::Exit;
 use super::failure::{Failure, Outcome};
 use super::out::Tone;
 use super::segment::{self as nearby, Found, LOOK_AGAIN, Operator};
-use super::{Cx, contexts, when};
+use super::session::Session;
+use super::{Cx, cloud, contexts, joining, when};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  firm firm solo amber-otter\n  firm firm solo amber-otter --words \"river candy fabric orbit\"   # as its console shows them\n  firm firm solo amber-otter --cloud hut --domain hut.example --label rack=7\n\nA box is wiped before it becomes anything. It is firmed only when its proof words were compared, by you or with --words,\nor when it was started with your seal (`firm operator seal`). --yes skips no comparing."
+    after_help = "Examples:\n  firm firm solo amber-otter                                   # a whole cloud on one box\n  firm firm persistence amber-otter brisk-heron calm-ibex      # the first founds the cloud, the others join it\n  firm firm web dapper-lynx --words \"river candy fabric orbit\"  # as its console shows them\n  firm firm web calm-ibex                                      # it was persistence: it leaves, is wiped, and is web\n  firm firm solo amber-otter --cloud hut --domain hut.example --label rack=7\n\nBoxes join the cloud of the context, where there is one that is made of boxes; otherwise, or with --new, the first of them\nfounds a cloud. A box is wiped before it becomes anything. It is firmed only when its proof words were compared, by you or\nwith --words, or when it was started with your seal (`firm operator seal`). --yes skips no comparing."
 )]
 pub(super) struct FirmArgs {
     /// persistence, web, auth, several with commas, or solo, which is all three
     #[arg(value_name = "ROLES")]
     roles: Roles,
-    /// The box's name, as `firm boxes` shows it
-    #[arg(value_name = "BOX")]
-    name: String,
-    /// The four proof words that the box's console shows
-    #[arg(long, value_name = "WORDS")]
-    words: Option<ProofWords>,
-    /// What the new cloud, and the context for it, is called
+    /// The boxes' names, as `firm boxes` shows them
+    #[arg(value_name = "BOX", required = true)]
+    names: Vec<String>,
+    /// The four proof words that the box's console shows; for several boxes NAME=WORDS, given again for each
+    #[arg(long, value_name = "WORDS", value_parser = words)]
+    words: Vec<(Option<String>, ProofWords)>,
+    /// Found a new cloud, whatever the context says
+    #[arg(long)]
+    new: bool,
+    /// What a new cloud, and the context for it, is called
     #[arg(long, value_name = "NAME", default_value = "cloud")]
     cloud: Name,
-    /// Apps answer at APP.TENANT.DOMAIN, the API at api.DOMAIN
+    /// Of a new cloud: apps answer at APP.TENANT.DOMAIN, the API at api.DOMAIN
     #[arg(long, default_value = "localhost")]
     domain: String,
-    /// The cloud's first tenant
+    /// Of a new cloud: its first tenant
     #[arg(long, default_value = "main")]
     first_tenant: Name,
-    /// Where the box stands, as in rack=7; may be given again
+    /// Where the box stands, as in rack=7; may be given again. Boxes with one `rack` are taken to fail together
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     label: Vec<(String, String)>,
-    /// How long to wait until the box is firm
+    /// Don't ask whether a box of the cloud may be wiped to become something else
+    #[arg(long, short)]
+    yes: bool,
+    /// Let it leave even when it holds databases, which are lost
+    #[arg(long)]
+    lose_data: bool,
+    /// How long to wait until all of them are firm
     #[arg(long, default_value_t = Span(FIRM_WAIT_DEFAULT))]
     timeout: Span,
     #[command(flatten)]
@@ -54,7 +64,7 @@ pub(super) struct FirmArgs {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  firm reset amber-otter\n  firm reset amber-otter --yes\n\nThe box deletes everything that its cloud gave it, and is blank. It works from every state."
+    after_help = "Examples:\n  firm reset amber-otter\n  firm reset amber-otter --yes\n  firm reset amber-otter --force   # its cloud is not asked\n\nThe box leaves its cloud, which does without it from then on, deletes everything that its cloud gave it, and is blank. It\nworks from every state. A box that can't be reached is put out of its cloud by `firm evict`."
 )]
 pub(super) struct ResetArgs {
     /// The box's name, as `firm boxes` shows it
@@ -66,6 +76,12 @@ pub(super) struct ResetArgs {
     /// Don't ask whether it may be wiped
     #[arg(long, short)]
     yes: bool,
+    /// Even when it holds databases, which are lost
+    #[arg(long)]
+    lose_data: bool,
+    /// Don't ask its cloud, which may be unable to go on without it
+    #[arg(long)]
+    force: bool,
     /// How long to wait until the box is blank
     #[arg(long, default_value_t = Span(FIRM_WAIT_DEFAULT))]
     timeout: Span,
@@ -90,50 +106,165 @@ fn label(text: &str) -> Result<(String, String), String> {
     Ok((key.to_string(), value.to_string()))
 }
 
+/// Words for one box, or `NAME=WORDS`.
+fn words(text: &str) -> Result<(Option<String>, ProofWords), String> {
+    let (name, words) = match text.split_once('=') {
+        Some((name, words)) => (Some(name.to_owned()), words),
+        None => (None, text),
+    };
+    words.parse().map(|words| (name, words)).map_err(|error: segment::words::ProofWordsError| error.to_string())
+}
+
+/// What was asked for, looked through.
+struct Wanted {
+    roles: Roles,
+    labels: BTreeMap<String, String>,
+    timeout: Duration,
+}
+
 pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
     let domain = crate::up::cloud_domain(&args.domain)?;
     let labels: BTreeMap<_, _> = args.label.iter().cloned().collect();
     if labels.len() > BOX_LABELS_MAX {
         return Err(Failure::usage(format!("a box has {BOX_LABELS_MAX} labels at the most")));
     }
-    if args.roles != Roles::solo() {
-        return Err(Failure::usage(format!("a cloud's first box must be all of it, and `{}` is a part", args.roles))
-            .help(format!("firm firm solo {}; clouds of several boxes are not there yet", args.name)));
-    }
+    let wanted = Wanted { roles: args.roles.clone(), labels, timeout: args.timeout.0 };
     let mut operator = Operator::open()?;
-    let mut found = nearby::look(&mut operator, &args.place, Some(&args.name)).await?.take(&args.name)?;
-    free(&args.cloud, &found)?;
+    let (session, joined) = if args.new { (None, None) } else { cloud_of_context(cx).await? };
+    if joined.is_none() && !args.roles.has(Role::Persistence) {
+        return Err(Failure::usage(format!("a cloud's first box keeps its record, and `{}` doesn't", args.roles))
+            .help("firm firm persistence NAME, or firm firm solo NAME, founds one; others join it then"));
+    }
+    let names: Vec<&str> = args.names.iter().map(String::as_str).collect();
+    let mut seen = nearby::look(&mut operator, &args.place, &names).await?;
+    let mut found = Vec::with_capacity(names.len());
+    for name in names {
+        found.push(seen.take(name)?);
+    }
+    for one in &found {
+        let said = words_for(&args, one)?;
+        let is_known = joined.as_ref().is_some_and(|view| joining::is_member(view, one)) || is_founded(&args, &operator, one);
+        if !is_known {
+            compare(cx, &operator, one, said)?;
+        }
+    }
     let began = Instant::now();
-    // It was told before, and whoever told it was called away: what is left is to get at it.
-    let is_there = found.about.standing == "firm" && found.about.cloud_name.as_ref() == Some(&args.cloud);
-    if is_there && operator.knows(found.about.id) {
-        return finish(cx, &mut operator, found, &args, began).await;
-    }
-    compare(cx, &operator, &found, args.words)?;
-    let cloud = draw_cloud().map_err(|error| Failure::of(Exit::Refused, &error))?;
-    let assignment = Assignment {
-        cloud,
-        name: args.cloud.clone(),
-        roles: args.roles.clone(),
-        way: Way::Found { domain, tenant: args.first_tenant.clone() },
-        labels,
-        operators: vec![operator.identity.id()],
+    let (session, view) = match (session, joined) {
+        (Some(session), Some(view)) => (session, view),
+        _ => {
+            let first = found.remove(0);
+            let (told, context) = found_cloud(cx, &mut operator, first, &args, &wanted, domain).await?;
+            if found.is_empty() {
+                return say_founded(cx, &told, &context, &args);
+            }
+            let session = Session::of_context(&context).await?;
+            let view = cloud::view(&session).await?.ok_or_else(|| {
+                Failure::new(Exit::Refused, "the cloud that was just founded knows of no boxes")
+            })?;
+            (session, view)
+        }
     };
-    let order = order(&found, What::Firm(Box::new(assignment)))?;
-    found.visit.order(&order).await.map_err(|error| refused(&found, &error))?;
-    operator.claim(found.about.id);
-    wait(cx, &operator, &mut found, "firm", args.timeout.0).await?;
-    if found.about.cloud != Some(cloud) {
-        return Err(Failure::new(Exit::Refused, format!("{} is firm, but of another cloud", args.name)));
+    for one in &found {
+        joining::may_change(cx, &view, one, &wanted.roles, args.yes)?;
     }
-    finish(cx, &mut operator, found, &args, began).await
+    let boxes = joining::join(cx, &mut operator, &session, &view, found, &wanted.roles, &wanted.labels, args.lose_data);
+    let mut boxes = boxes.await?;
+    let mut told = Vec::with_capacity(boxes.len());
+    for one in &mut boxes {
+        let left = wanted.timeout.saturating_sub(began.elapsed());
+        wait(cx, &operator, one, &Until::Firm { roles: wanted.roles.clone() }, left).await?;
+        told.push(self::told(one, began, session.chosen.clone()));
+    }
+    cx.out.answer(&told, |out| {
+        for one in &told {
+            out.line(&format!(
+                "{} {} is {} of cloud {}, after {:.1} s",
+                out.paint(Tone::Good, "✓"),
+                one.name,
+                wanted.roles,
+                view.name,
+                one.seconds
+            ))?;
+        }
+        Ok(())
+    })
 }
 
-/// The box is firm: gets what commands need, and says so.
-async fn finish(cx: &Cx, operator: &mut Operator, mut found: Found, args: &FirmArgs, began: Instant) -> Outcome {
-    let context = access(operator, &mut found, &args.cloud, args.timeout.0).await?;
-    let told = told(&found, began, Some(context.clone()));
-    cx.out.answer(&told, |out| {
+/// The cloud of the context, if it is made of boxes. None where there is no context, or one of `firm up`.
+async fn cloud_of_context(cx: &Cx) -> Outcome<(Option<Session>, Option<api::CloudView>)> {
+    if cx.global.context.is_none() && contexts::load(&contexts::folder()?)?.current.is_none() {
+        return Ok((None, None));
+    }
+    let session = match cx.session().await {
+        Ok(session) => session,
+        Err(failure) => {
+            return Err(failure.help(
+                "the context's cloud must answer for a box to join it; to found another cloud instead: --new",
+            ));
+        }
+    };
+    let view = cloud::view(&session).await?;
+    Ok(match view {
+        Some(view) => (Some(session), Some(view)),
+        None => (None, None),
+    })
+}
+
+fn words_for(args: &FirmArgs, found: &Found) -> Outcome<Option<ProofWords>> {
+    let id = found.about.id;
+    let mut given = args.words.iter().filter(|(name, _)| match name {
+        Some(name) => nearby::is_called(id, name),
+        None => args.names.len() == 1,
+    });
+    if args.names.len() > 1 && args.words.iter().any(|(name, _)| name.is_none()) {
+        return Err(Failure::usage("words for several boxes, and it isn't said whose they are")
+            .help("write --words \"NAME=word word word word\" for each"));
+    }
+    Ok(given.next().map(|(_, words)| *words))
+}
+
+/// It was told before, and whoever told it was called away: what is left is to get at it.
+fn is_founded(args: &FirmArgs, operator: &Operator, found: &Found) -> bool {
+    let about = &found.about;
+    about.standing == "firm" && about.cloud_name.as_ref() == Some(&args.cloud) && operator.knows(about.id)
+}
+
+/// Makes the box the first of a new cloud, and gets what commands need.
+async fn found_cloud(
+    cx: &Cx,
+    operator: &mut Operator,
+    mut found: Found,
+    args: &FirmArgs,
+    wanted: &Wanted,
+    domain: String,
+) -> Outcome<(Told, Name)> {
+    free(&args.cloud, &found)?;
+    let began = Instant::now();
+    if !is_founded(args, operator, &found) {
+        let cloud = draw_cloud().map_err(|error| Failure::of(Exit::Refused, &error))?;
+        let assignment = Assignment {
+            cloud,
+            name: args.cloud.clone(),
+            roles: wanted.roles.clone(),
+            way: Way::Found { domain, tenant: args.first_tenant.clone() },
+            labels: wanted.labels.clone(),
+            operators: vec![operator.identity.id()],
+        };
+        let order = order(&found, What::Firm(Box::new(assignment)))?;
+        found.visit.order(&order).await.map_err(|error| refused(&found, &error))?;
+        operator.claim(found.about.id);
+        wait(cx, operator, &mut found, &Until::Firm { roles: wanted.roles.clone() }, wanted.timeout).await?;
+        if found.about.cloud != Some(cloud) {
+            let name = found.about.id.name();
+            return Err(Failure::new(Exit::Refused, format!("{name} is firm, but of another cloud")));
+        }
+    }
+    let context = access(operator, &mut found, &args.cloud, wanted.timeout).await?;
+    Ok((told(&found, began, Some(context.clone())), context))
+}
+
+fn say_founded(cx: &Cx, told: &Told, context: &Name, args: &FirmArgs) -> Outcome {
+    cx.out.answer(told, |out| {
         out.line(&format!(
             "{} {} is {} of cloud {}, after {:.1} s",
             out.paint(Tone::Good, "✓"),
@@ -142,15 +273,18 @@ async fn finish(cx: &Cx, operator: &mut Operator, mut found: Found, args: &FirmA
             args.cloud,
             told.seconds
         ))?;
-        out.line(&format!(
-            "Commands go to context {context} from now on. Next:  firm new hello --template static && firm push hello"
-        ))
+        let next = if args.roles.has(Role::Web) {
+            "firm new hello --template static && firm push hello"
+        } else {
+            "firm firm web NAME"
+        };
+        out.line(&format!("Commands go to context {context} from now on. Next:  {next}"))
     })
 }
 
 pub(super) async fn reset(cx: &Cx, args: ResetArgs) -> Outcome {
     let mut operator = Operator::open()?;
-    let mut found = nearby::look(&mut operator, &args.place, Some(&args.name)).await?.take(&args.name)?;
+    let mut found = nearby::look(&mut operator, &args.place, &[&args.name]).await?.take(&args.name)?;
     compare(cx, &operator, &found, args.words)?;
     let what = match (&found.about.roles, &found.about.cloud_name) {
         (Some(roles), Some(cloud)) => {
@@ -160,10 +294,15 @@ pub(super) async fn reset(cx: &Cx, args: ResetArgs) -> Outcome {
     };
     cx.out.confirm(&what, args.yes)?;
     let cloud = found.about.cloud_name.clone();
+    if !args.force {
+        leave_cloud(cx, &found, args.lose_data).await?;
+    }
     let order = order(&found, What::Reset)?;
     let began = Instant::now();
+    // The line that there was may have been idle for long.
+    found.visit = operator.knock(found.address, Some(found.about.id)).await.map_err(|error| refused(&found, &error))?;
     found.visit.order(&order).await.map_err(|error| refused(&found, &error))?;
-    wait(cx, &operator, &mut found, "blank", args.timeout.0).await?;
+    wait(cx, &operator, &mut found, &Until::Blank, args.timeout.0).await?;
     let context = match &cloud {
         Some(cloud) => forget(cloud, &found)?,
         None => None,
@@ -176,6 +315,41 @@ pub(super) async fn reset(cx: &Cx, args: ResetArgs) -> Outcome {
             None => Ok(()),
         }
     })
+}
+
+/// The box's cloud does without it from now on. A cloud of this box alone goes with it.
+async fn leave_cloud(cx: &Cx, found: &Found, lose_data: bool) -> Outcome {
+    let (Some(id), Some(name)) = (found.about.cloud, found.about.cloud_name.as_ref()) else { return Ok(()) };
+    if found.about.standing != "firm" {
+        return Ok(());
+    }
+    let unasked = |failure: Failure| {
+        failure.help(format!(
+            "cloud {name} can't be asked whether it goes on without {}; reset it all the same: --force",
+            found.about.id.name()
+        ))
+    };
+    let known = contexts::load(&contexts::folder()?)?;
+    let candidates = cx.global.context.iter().chain(&known.current).chain([name]);
+    let mut failed = Failure::new(Exit::Unreachable, format!("there is no context for cloud {name}"));
+    for context in candidates.filter(|context| known.contexts.contains_key(*context)) {
+        let view = match Session::of_context(context).await {
+            Ok(session) => cloud::view(&session).await.map(|view| (session, view)),
+            Err(failure) => Err(failure),
+        };
+        match view {
+            Ok((session, Some(view))) if view.cloud == id => {
+                let Some(it) = view.boxes.iter().find(|it| it.id == found.about.id) else { return Ok(()) };
+                if view.boxes.len() == 1 {
+                    return Ok(());
+                }
+                return cloud::remove(&session, &view, it, false, lose_data).await;
+            }
+            Ok(_) => {}
+            Err(failure) => failed = failure,
+        }
+    }
+    Err(unasked(failed))
 }
 
 /// The context that will be written must not take another cloud's place. One at this box's own address was this box's,
@@ -255,7 +429,7 @@ fn uncompared(name: &Name) -> Failure {
         .help("read them on its console, and give them: --words \"word word word word\"")
 }
 
-fn order(found: &Found, what: What) -> Outcome<Order> {
+pub(super) fn order(found: &Found, what: What) -> Outcome<Order> {
     let id = OrderId(data_encoding::HEXLOWER.encode(&random::<16>()?));
     Ok(Order { id, to: found.about.id, what })
 }
@@ -267,7 +441,7 @@ fn random<const N: usize>() -> Outcome<[u8; N]> {
     Ok(bytes)
 }
 
-fn refused(found: &Found, error: &VisitError) -> Failure {
+pub(super) fn refused(found: &Found, error: &VisitError) -> Failure {
     let exit = if matches!(error, VisitError::Refused(_)) { Exit::Refused } else { Exit::Unknown };
     let failure =
         Failure::new(exit, format!("{} didn't take the order: {}", found.about.id.name(), base::chain(error)));
@@ -277,14 +451,38 @@ fn refused(found: &Found, error: &VisitError) -> Failure {
     }
 }
 
+/// What a box is waited for to be.
+pub(super) enum Until {
+    Blank,
+    Firm { roles: Roles },
+}
+
+impl Until {
+    fn is(&self, about: &segment::knock::About) -> bool {
+        match self {
+            Self::Blank => about.standing == "blank",
+            Self::Firm { roles } => {
+                about.standing == "firm" && about.why.is_none() && about.roles.as_ref() == Some(roles)
+            }
+        }
+    }
+
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Blank => "blank",
+            Self::Firm { .. } => "firm",
+        }
+    }
+}
+
 /// Waits until the box is what it was told to be, and says what it is meanwhile.
-async fn wait(cx: &Cx, operator: &Operator, found: &mut Found, wanted: &str, within: Duration) -> Outcome {
+pub(super) async fn wait(cx: &Cx, operator: &Operator, found: &mut Found, wanted: &Until, within: Duration) -> Outcome {
     let began = Instant::now();
     let name = found.about.id.name();
     let mut said = String::new();
     loop {
         let now = match found.again(operator).await {
-            Ok(about) if about.standing == wanted && (wanted == "blank" || about.why.is_none()) => return Ok(()),
+            Ok(about) if wanted.is(&about) => return Ok(()),
             // It gave up: it will not become what was wanted.
             Ok(about) if about.standing == "blank" && about.why.is_some() => {
                 return Err(Failure::new(
@@ -299,7 +497,7 @@ async fn wait(cx: &Cx, operator: &Operator, found: &mut Found, wanted: &str, wit
         if began.elapsed() > within {
             return Err(Failure::new(
                 Exit::Unknown,
-                format!("{name} is not {wanted} after {} s: {now}", within.as_secs()),
+                format!("{name} is not {} after {} s: {now}", wanted.word(), within.as_secs()),
             )
             .help("it goes on by itself; look how far it is: firm boxes"));
         }

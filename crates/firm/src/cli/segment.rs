@@ -100,7 +100,7 @@ impl Operator {
         }
     }
 
-    async fn knock(&self, address: SocketAddr, wanted: Option<BoxId>) -> Result<Visit, VisitError> {
+    pub(super) async fn knock(&self, address: SocketAddr, wanted: Option<BoxId>) -> Result<Visit, VisitError> {
         let known = |id| self.remembered.get(&id).map(|introduced| introduced.with);
         Visit::knock(address, &self.identity, wanted, known).await
     }
@@ -159,9 +159,9 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| format!("an address is an IP with or without a port, as in 10.0.0.7 or [fd00::7]:{KNOCK_PORT}"))
 }
 
-/// Listens, then knocks at everybody who was heard and at the addresses that were given. With a `wanted` name it listens
-/// no longer than until that box is heard, and knocks at no other.
-pub(super) async fn look(operator: &mut Operator, place: &Where, wanted: Option<&str>) -> Outcome<Seen> {
+/// Listens, then knocks at everybody who was heard and at the addresses that were given. With `wanted` names it listens no
+/// longer than until those boxes are heard, and knocks at no others.
+pub(super) async fn look(operator: &mut Operator, place: &Where, wanted: &[&str]) -> Outcome<Seen> {
     let (mut places, overheard) =
         if place.listen.0.is_zero() { (Vec::new(), 0) } else { hear(place.listen.0, wanted).await? };
     places.extend(place.at.iter().map(|address| Place {
@@ -213,14 +213,19 @@ pub(super) async fn look(operator: &mut Operator, place: &Where, wanted: Option<
 }
 
 /// Everybody who says G'day within some time, and how many there was no room for.
-async fn hear(time: Duration, wanted: Option<&str>) -> Outcome<(Vec<Place>, u64)> {
+async fn hear(time: Duration, wanted: &[&str]) -> Outcome<(Vec<Place>, u64)> {
     let gday = Gday::start().map_err(|error| {
         Failure::of(Exit::Refused, &error).help("say where boxes are, and don't listen: --at ADDRESS --listen 0s")
     })?;
-    let is_wanted = |id: BoxId| wanted.is_none_or(|wanted| is_called(id, wanted));
+    let is_wanted = |id: BoxId| wanted.is_empty() || wanted.iter().any(|wanted| is_called(id, wanted));
+    let all_heard = || {
+        let heard = gday.sightings();
+        let is_heard = |name: &&str| heard.iter().any(|sighting| is_called(sighting.claims.id, name));
+        !wanted.is_empty() && wanted.iter().all(is_heard)
+    };
     let mut changes = gday.changes();
     let heard = async {
-        while wanted.is_none() || !gday.sightings().iter().any(|sighting| is_wanted(sighting.claims.id)) {
+        while !all_heard() {
             if changes.changed().await.is_err() {
                 return;
             }
@@ -267,7 +272,7 @@ async fn visit(
 }
 
 /// Is the box called so: by its name, long name or id?
-fn is_called(id: BoxId, called: &str) -> bool {
+pub(super) fn is_called(id: BoxId, called: &str) -> bool {
     id.name().as_str() == called || id.long_name().as_str() == called || id.to_string() == called
 }
 

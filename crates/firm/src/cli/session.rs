@@ -98,7 +98,7 @@ fn from_environment(global: &Global, address: String) -> Outcome<Chosen> {
     let host = variable("FIRM_HOST").unwrap_or_else(|| host_of(&address).to_owned());
     let tenant = global.tenant.clone();
     let placeholder = || "default".parse().expect("it is a name");
-    let context = Context { address, host, authority, token, tenant: tenant.clone().unwrap_or_else(placeholder) };
+    let context = Context { address, also: Vec::new(), host, authority, token, tenant: tenant.clone().unwrap_or_else(placeholder) };
     Ok(Chosen { name: None, context, tenant })
 }
 
@@ -128,6 +128,20 @@ impl Session {
         Ok(Self { client, chosen: name, tenant })
     }
 
+    /// The cloud of a context, by its name.
+    pub async fn of_context(name: &Name) -> Outcome<Self> {
+        let global = Global { json: false, tenant: None, context: Some(name.clone()) };
+        Self::connect(&global).await
+    }
+
+    /// The same cloud, as the same user, asked at another of its boxes.
+    pub async fn at(&self, address: String) -> Outcome<Self> {
+        let context = Context { address, also: Vec::new(), ..self.client.context().clone() };
+        let client = tokio::time::timeout(CLIENT_CONNECT_TIME_MAX, Client::connect(context)).await;
+        let client = client.map_err(|_| Failure::new(Exit::Unreachable, "another box of the cloud doesn't answer"))??;
+        Ok(Self { client, chosen: self.chosen.clone(), tenant: self.tenant.clone() })
+    }
+
     /// The tenant that the command is about: the one that was told, else the token's.
     pub async fn tenant(&self) -> Outcome<Name> {
         if let Some(tenant) = &self.tenant {
@@ -151,6 +165,11 @@ impl Session {
 
     pub async fn delete<T: DeserializeOwned>(&self, path: &str) -> Outcome<T> {
         within(CLIENT_ANSWER_TIME_MAX, self.client.delete(path)).await
+    }
+
+    /// As [`delete`](Self::delete), of something that takes as long as this.
+    pub async fn delete_within<T: DeserializeOwned>(&self, path: &str, time: Duration) -> Outcome<T> {
+        within(time, self.client.delete(path)).await
     }
 
     pub async fn send<T: DeserializeOwned>(&self, method: Method, path: &str, body: &impl Serialize) -> Outcome<T> {

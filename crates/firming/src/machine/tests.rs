@@ -172,7 +172,11 @@ impl Model {
                 }
             }
             Deed::Change(number) => {
-                self.machine.change(Task { order: OrderId(number.to_string()), assignment: Box::new(assignment(1)) });
+                if self.machine.standing().obeys(None, OPERATOR).is_ok() {
+                    let what = What::Firm(Box::new(assignment(1)));
+                    let order = Order { id: OrderId(number.to_string()), to: ME, what };
+                    let _ = self.machine.order(order, self.now);
+                }
             }
             Deed::Evict => self.machine.happened(Happened::Evicted, self.now),
             Deed::Die => {

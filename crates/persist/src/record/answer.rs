@@ -3,7 +3,6 @@
 //! A box speaks for itself alone: whoever votes or leads in another's name is refused. What openraft would take for
 //! granted, and stop over, is looked at before it gets there: foreign bytes never stop a box.
 
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base::BoxId;
@@ -22,7 +21,7 @@ use super::network::{piece_of, text_of};
 use super::peers::Trust;
 use super::responder::Told;
 use super::types::{LogId, Member, Proposal, Snapshot, Types, Vote, term_of};
-use super::voters;
+use super::voters::{self, Members};
 use super::wire::{self, Call, Part, Reply};
 
 /// Answers the calls of other boxes.
@@ -89,7 +88,7 @@ impl Answers {
             }
             Call::Part(part) => self.part(from, part).await,
             Call::Propose(proposal) => self.propose(proposal).await,
-            Call::SetVoters(wanted) => self.set_voters(wanted).await,
+            Call::SetMembers(wanted) => self.set_members(wanted).await,
             Call::Follow { after } => self.follow(after).await,
             Call::Fetch { last, from } => self.fetch(last, from).await,
         }
@@ -212,7 +211,7 @@ impl Answers {
         })
     }
 
-    async fn set_voters(&self, wanted: BTreeSet<Member>) -> Result<Reply, String> {
+    async fn set_members(&self, wanted: Members) -> Result<Reply, String> {
         match voters::set(&self.group, wanted).await {
             Ok(()) => Ok(Reply::VotersSet),
             Err(voters::SetVotersError::NoLeader) => Ok(Reply::NotLeader { leader: self.leader() }),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::limits::{RECORD_CALL_TIME, RECORD_SNAPSHOT_CALL_TIME, RECORD_SNAPSHOT_PIECE_BYTES};
+use base::limits::{RECORD_CALL_TIME, RECORD_LIGHT_BYTES_MAX, RECORD_SNAPSHOT_CALL_TIME, RECORD_SNAPSHOT_PIECE_BYTES};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
@@ -13,7 +13,7 @@ use openraft::raft::{
 use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 
 use super::applied::State;
-use super::peers::{PeerError, Peers};
+use super::peers::{PeerError, Peers, Weight};
 use super::types::{Member, Snapshot, Types, Vote};
 use super::wire::{self, Call, Part, Reply};
 
@@ -41,7 +41,13 @@ impl RaftNetworkFactory<Types> for Network {
 /// Asks, and understands the answer.
 pub(super) async fn ask(peers: &dyn Peers, to: Member, call: &Call, within: Duration) -> Result<Reply, AskError> {
     let message = wire::write(call)?;
-    let answer = tokio::time::timeout(within, peers.call(to.0, message, within)).await;
+    let weight = match call {
+        // What comes back may be much.
+        Call::Follow { .. } | Call::Fetch { .. } => Weight::Heavy,
+        _ if message.len() > RECORD_LIGHT_BYTES_MAX => Weight::Heavy,
+        _ => Weight::Light,
+    };
+    let answer = tokio::time::timeout(within, peers.call(to.0, message, weight, within)).await;
     // Its own deadline is the same; that it keeps it isn't for us to believe.
     let answer = answer.unwrap_or(Err(PeerError::TimedOut))?;
     match wire::read(&answer)? {

@@ -31,6 +31,15 @@ pub enum Trust {
     Voter,
 }
 
+/// How much a call carries, there or back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// Some KiB: heartbeats, votes, a few commands. It must never wait behind anything heavy.
+    Light,
+    /// Up to [`RECORD_MESSAGE_BYTES_MAX`](base::limits::RECORD_MESSAGE_BYTES_MAX).
+    Heavy,
+}
+
 /// The answer to a call, when it comes.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Bytes, PeerError>> + Send>>;
 
@@ -39,7 +48,7 @@ pub trait Peers: Send + Sync + 'static {
     /// Carries `message` to [`Keeper::answer`](super::Keeper::answer) of another box and brings its answer back. After
     /// `within` it gives up. Polled on the record's own thread: the future must not block, nor need a runtime's driver
     /// other than tokio's clock.
-    fn call(&self, to: BoxId, message: Bytes, within: Duration) -> Answer;
+    fn call(&self, to: BoxId, message: Bytes, weight: Weight, within: Duration) -> Answer;
 
     /// What this box is in the cloud, by what is known here and now. Boxes that vote are believed whatever this says,
     /// unless it says [`Trust::None`]: an evicted box is nobody, even before the voters were changed.
@@ -50,7 +59,7 @@ pub trait Peers: Send + Sync + 'static {
 pub(super) struct Nobody;
 
 impl Peers for Nobody {
-    fn call(&self, _: BoxId, _: Bytes, _: Duration) -> Answer {
+    fn call(&self, _: BoxId, _: Bytes, _: Weight, _: Duration) -> Answer {
         Box::pin(std::future::ready(Err(PeerError::Unreachable)))
     }
 

@@ -1,6 +1,6 @@
 //! How the record's group stands, for `firm status`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use base::BoxId;
@@ -42,6 +42,8 @@ pub struct Standing {
     pub applied: u64,
     /// Who votes, and how many entries behind each of them is. Only the leader knows the latter.
     pub voters: BTreeMap<BoxId, Option<u64>>,
+    /// Who is told everything, and has no vote.
+    pub learners: BTreeSet<BoxId>,
 }
 
 impl Standing {
@@ -54,6 +56,7 @@ impl Standing {
             committed: 0,
             applied: 0,
             voters: BTreeMap::new(),
+            learners: BTreeSet::new(),
         }
     }
 }
@@ -78,6 +81,7 @@ impl Desk {
             committed: index(applied),
             applied: index(applied),
             voters: self.out.membership().voter_ids().map(|voter| (voter.0, None)).collect(),
+            learners: self.out.membership().membership().learner_ids().map(|learner| learner.0).collect(),
         }
     }
 }
@@ -116,5 +120,6 @@ fn of_member(metrics: &RaftMetrics<Types>, me: Member, heard: Option<Instant>, o
             .voter_ids()
             .map(|voter| (voter.0, if voter == me && part == Part::Leader { Some(0) } else { lag(&voter) }))
             .collect(),
+        learners: metrics.membership_config.membership().learner_ids().map(|learner| learner.0).collect(),
     }
 }

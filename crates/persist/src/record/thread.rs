@@ -29,7 +29,7 @@ use super::machine::{Machine, Outward, Waiting};
 use super::network::{AskError, Network, ask};
 use super::peers::{PeerError, Peers};
 use super::types::{Member, ProposalId};
-use super::voters::{self, SetVotersError};
+use super::voters::{self, Members, SetVotersError};
 use super::wire::{self, Call, Reply};
 use super::writer::{Health, Order, Writer};
 use super::{Batch, Down, Inner, Keeper};
@@ -37,8 +37,8 @@ use super::{Batch, Down, Inner, Keeper};
 /// What a keeper asks of the thread.
 pub(super) enum Message {
     Propose(Waiting),
-    SetVoters {
-        voters: BTreeSet<Member>,
+    SetMembers {
+        wanted: Members,
         answer: oneshot::Sender<Result<(), SetVotersError>>,
     },
     Close,
@@ -186,7 +186,12 @@ async fn open(setup: Setup) -> Result<(Intake, Role, JoinHandle<()>), OpenError>
     let group = Group::new(me, Arc::new(config), network, log.clone(), machine)
         .await
         .map_err(|error| OpenError::Start(error.to_string()))?;
-    if is_lone {
+    let votes_alone = {
+        let metrics = group.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.voter_ids().eq([me])
+    };
+    if votes_alone {
         // It needn't wait for the clock: nobody else could lead.
         group.trigger().elect(false).await.map_err(|error| OpenError::Start(error.to_string()))?;
     }
@@ -299,7 +304,7 @@ impl Intake {
                             Message::Propose(waiting) => {
                                 let _ = waiting.answer.send(Err(super::ProposeError::Closed));
                             }
-                            Message::SetVoters { voters, answer } => self.set_voters(voters, answer),
+                            Message::SetMembers { wanted, answer } => self.set_members(wanted, answer),
                             Message::Close => closing = true,
                             #[cfg(test)]
                             Message::Crash => return End::Crashed,
@@ -343,10 +348,10 @@ impl Intake {
         });
     }
 
-    fn set_voters(&self, voters: BTreeSet<Member>, answer: oneshot::Sender<Result<(), SetVotersError>>) {
+    fn set_members(&self, wanted: Members, answer: oneshot::Sender<Result<(), SetVotersError>>) {
         let desk = Arc::clone(&self.desk);
         tokio::spawn(async move {
-            let _ = answer.send(set_voters(&desk, voters).await);
+            let _ = answer.send(set_members(&desk, wanted).await);
         });
     }
 
@@ -415,15 +420,15 @@ impl Intake {
     }
 }
 
-/// Changes the voters through whoever leads.
-async fn set_voters(desk: &Arc<Desk>, voters: BTreeSet<Member>) -> Result<(), SetVotersError> {
+/// Changes the members through whoever leads.
+async fn set_members(desk: &Arc<Desk>, wanted: Members) -> Result<(), SetVotersError> {
     let deadline = Instant::now() + VOTERS_TIME_MAX;
     let mut turn = 0;
     while Instant::now() < deadline {
         let to = match desk.leader() {
             Leader::Me => {
                 let Some(group) = &desk.group else { return Err(SetVotersError::Unreachable) };
-                match voters::set(group, voters.clone()).await {
+                match voters::set(group, wanted.clone()).await {
                     Err(SetVotersError::NoLeader) => {
                         tokio::time::sleep(PROPOSE_LOOK).await;
                         continue;
@@ -443,7 +448,7 @@ async fn set_voters(desk: &Arc<Desk>, voters: BTreeSet<Member>) -> Result<(), Se
             },
         };
         turn += 1;
-        match ask(&*desk.peers, to, &Call::SetVoters(voters.clone()), VOTERS_TIME_MAX).await {
+        match ask(&*desk.peers, to, &Call::SetMembers(wanted.clone()), VOTERS_TIME_MAX).await {
             Ok(Reply::VotersSet) => return Ok(()),
             Ok(Reply::NotLeader { leader }) => desk.set_hint(leader.filter(|leader| *leader != to)),
             Ok(Reply::Busy) => return Err(SetVotersError::Busy),

@@ -7,6 +7,7 @@ use base::limits::{VOTERS_MAX, VOTERS_TIME_MAX};
 use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use serde::{Deserialize, Serialize};
 
 use super::desk::Group;
 use super::types::{Member, Types};
@@ -58,6 +59,13 @@ pub fn voters_of(candidates: &[Candidate]) -> BTreeSet<BoxId> {
     chosen
 }
 
+/// The boxes that keep the record: those that vote, and those that are told everything and stand by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    pub voters: BTreeSet<BoxId>,
+    pub learners: BTreeSet<BoxId>,
+}
+
 /// Why the voters are not those that were wanted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SetVotersError {
@@ -77,35 +85,43 @@ pub enum SetVotersError {
     Refused(String),
 }
 
-/// Makes these the voters of the group that this box leads. New ones first learn what the others know.
-pub(super) async fn set(group: &Group, wanted: BTreeSet<Member>) -> Result<(), SetVotersError> {
-    if wanted.is_empty() || wanted.len() > VOTERS_MAX {
-        return Err(SetVotersError::Count(wanted.len()));
+/// Makes these the members of the group that this box leads. New voters first learn what the others know; those that only
+/// learn are waited for by nobody.
+pub(super) async fn set(group: &Group, wanted: Members) -> Result<(), SetVotersError> {
+    if wanted.voters.is_empty() || wanted.voters.len() > VOTERS_MAX {
+        return Err(SetVotersError::Count(wanted.voters.len()));
     }
     tokio::time::timeout(VOTERS_TIME_MAX, change(group, wanted)).await.map_err(|_| SetVotersError::Late)?
 }
 
-async fn change(group: &Group, wanted: BTreeSet<Member>) -> Result<(), SetVotersError> {
-    let known: BTreeSet<Member> = {
-        let metrics = group.server_metrics();
-        let metrics = metrics.borrow_watched();
-        metrics.membership_config.voter_ids().collect()
-    };
-    for new in wanted.difference(&known) {
+async fn change(group: &Group, wanted: Members) -> Result<(), SetVotersError> {
+    let members = |ids: BTreeSet<BoxId>| ids.into_iter().map(Member).collect::<BTreeSet<_>>();
+    let (voters, learners) = (members(wanted.voters), members(wanted.learners));
+    let (voting, learning) = now(group);
+    for new in voters.difference(&voting) {
         // It returns when the newcomer has what the others have.
         group.add_learner(*new, (), true).await.map_err(refused)?;
     }
-    group.change_membership(wanted.clone(), false).await.map_err(refused)?;
-    let left: BTreeSet<Member> = {
-        let metrics = group.server_metrics();
-        let metrics = metrics.borrow_watched();
-        metrics.membership_config.membership().learner_ids().collect()
-    };
+    for new in learners.iter().filter(|new| !voting.contains(new) && !learning.contains(new)) {
+        group.add_learner(*new, (), false).await.map_err(refused)?;
+    }
+    if voters != voting {
+        // Whoever votes no more learns on.
+        group.change_membership(voters, true).await.map_err(refused)?;
+    }
+    let left: BTreeSet<Member> = now(group).1.difference(&learners).copied().collect();
     if !left.is_empty() {
-        // Those of a change that was given up.
         group.change_membership(ChangeMembers::RemoveNodes(left), false).await.map_err(refused)?;
     }
     Ok(())
+}
+
+/// Who votes, and who only learns.
+fn now(group: &Group) -> (BTreeSet<Member>, BTreeSet<Member>) {
+    let metrics = group.server_metrics();
+    let metrics = metrics.borrow_watched();
+    let membership = &metrics.membership_config;
+    (membership.voter_ids().collect(), membership.membership().learner_ids().collect())
 }
 
 fn refused(error: RaftError<Types, ClientWriteError<Types>>) -> SetVotersError {

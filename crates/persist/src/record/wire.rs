@@ -3,7 +3,6 @@
 //! Entries travel as the JSON text that the log holds. All of it is foreign: it is bounded before it is read, and what
 //! can't be understood is refused in words.
 
-use std::collections::BTreeSet;
 
 use base::limits::RECORD_MESSAGE_BYTES_MAX;
 use bytes::Bytes;
@@ -14,6 +13,7 @@ use openraft::raft::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::voters::Members;
 use super::types::{LogEntry, LogId, Member, Proposal, Types, Vote};
 
 /// A change that an older build would misunderstand raises it.
@@ -30,7 +30,7 @@ pub(super) enum Call {
     /// A part of a snapshot that a leader sends.
     Part(Part),
     Propose(Proposal),
-    SetVoters(BTreeSet<Member>),
+    SetMembers(Members),
     /// What was decided after this entry; waits for it.
     Follow {
         after: Option<LogId>,

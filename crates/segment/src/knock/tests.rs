@@ -46,7 +46,7 @@ impl Porter for Ear {
                 self.orders.lock().expect("no panic").push(order);
                 Ok(Reply::Taken)
             }
-            Call::Join { .. } => Err(Refused::not_now("later")),
+            Call::Join { .. } | Call::Leave => Err(Refused::not_now("later")),
             Call::Access => Err(Refused::no("never")),
         }
     }
@@ -93,7 +93,7 @@ async fn both_see_the_same_words_and_an_order_is_taken() {
     assert_eq!(visit.about().await.expect("told").id, host.identity.id());
     visit.order(&order(host.identity.id())).await.expect("taken");
     assert!(visit.seal(NOW).is_none());
-    let refused = visit.join(OrderId("1".to_owned())).await;
+    let refused = visit.join(OrderId("1".to_owned()), Vec::new()).await;
     assert!(matches!(refused, Err(VisitError::Refused(Refused { code: RefusedCode::NotNow, .. }))));
     // The line goes on after a refusal.
     assert!(visit.about().await.is_ok());

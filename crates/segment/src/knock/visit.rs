@@ -223,9 +223,17 @@ impl Visit {
     }
 
     /// Asks to be let in, as the order said.
-    pub async fn join(&mut self, order: OrderId) -> Result<serde_json::Value, VisitError> {
-        match self.ask(&Call::Join { order }).await? {
+    pub async fn join(&mut self, order: OrderId, addresses: Vec<SocketAddr>) -> Result<serde_json::Value, VisitError> {
+        match self.ask(&Call::Join { order, addresses }).await? {
             Reply::Joined(answer) => Ok(answer),
+            _ => Err(VisitError::Confused { address: self.address }),
+        }
+    }
+
+    /// Says goodbye.
+    pub async fn leave(&mut self) -> Result<(), VisitError> {
+        match self.ask(&Call::Leave).await? {
+            Reply::Left => Ok(()),
             _ => Err(VisitError::Confused { address: self.address }),
         }
     }

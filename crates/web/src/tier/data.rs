@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base::limits::{KV_BATCH_MAX, TIER_DATA_TIME_MAX};
-use base::{BoxId, DatabaseId, Name, TenantId};
+use base::{BoxId, DatabaseId, Name, Roles, TenantId};
 use bytes::Bytes;
 use persist::{Database, Databases, KvError};
 use sandbox::{Bucket, KeyPage, KeyValueError, Swap};
@@ -96,6 +96,8 @@ pub(super) fn written(bucket: &Bucket, operation: Operation) -> Result<Bytes, po
 #[derive(Clone)]
 pub(crate) struct Far {
     pub(crate) tier: Arc<dyn Tier>,
+    /// This box's.
+    pub(crate) roles: Roles,
     pub(crate) known: Known,
 }
 

@@ -74,6 +74,8 @@ impl Tier for Wire {
         WEB
     }
 
+    fn know(&self, _: &Arc<Boxes>) {}
+
     fn ask(&self, to: BoxId, method: Method, body: Bytes, _: Duration) -> Answered {
         let wire = self.clone();
         Box::pin(async move {
@@ -83,7 +85,7 @@ impl Tier for Wire {
             let answered = match method {
                 Method::Data => answer_data(&wire.databases, &wire.known, HOLDER, &body, refused).await,
                 Method::Chunk => answer_chunk(&wire.chunks, &body),
-                Method::Record => Err("not here".to_owned()),
+                Method::Record | Method::Beat | Method::Vitals => Err("not here".to_owned()),
             };
             answered.map_err(TierError::Refused)
         })
@@ -123,7 +125,7 @@ fn pair() -> Pair {
         known: Arc::clone(&known),
         cut: Arc::default(),
     };
-    let far = Far { tier: Arc::new(wire.clone()), known };
+    let far = Far { tier: Arc::new(wire.clone()), roles: "web".parse().expect("roles"), known };
     Pair {
         buckets: Buckets { here: Databases::open(here).expect("opened"), far: Some(far.clone()) },
         chunks: Chunks::new(persist::Chunks::open(here).expect("opened"), Some(far)),

@@ -45,6 +45,10 @@ impl Dice {
     }
 }
 
+fn voting(voters: BTreeSet<BoxId>) -> Members {
+    Members { voters, learners: BTreeSet::new() }
+}
+
 struct Weather {
     dice: Dice,
     /// In this direction nothing arrives.
@@ -147,7 +151,7 @@ pub(super) struct Link {
 }
 
 impl Peers for Link {
-    fn call(&self, to: BoxId, message: Bytes, within: Duration) -> Answer {
+    fn call(&self, to: BoxId, message: Bytes, _: Weight, within: Duration) -> Answer {
         let (me, net) = (self.me, Arc::clone(&self.net));
         let fate = net.fate(me, to);
         Box::pin(async move {
@@ -197,7 +201,7 @@ impl Cluster {
             cluster.start(id(number)).await;
         }
         if count > 1 {
-            cluster.keeper(1).set_voters(cluster.ids().into_iter().collect()).await.expect("all are there");
+            cluster.keeper(1).set_members(voting(cluster.ids().into_iter().collect())).await.expect("all are there");
         }
         cluster
     }
@@ -517,10 +521,10 @@ async fn voters_come_and_go() {
     }
     let all: BTreeSet<BoxId> = cluster.ids().into_iter().collect();
     let three: BTreeSet<BoxId> = (1..=3).map(id).collect();
-    cluster.keeper(1).set_voters(three.clone()).await.expect("all are there");
+    cluster.keeper(1).set_members(voting(three.clone())).await.expect("all are there");
     assert_eq!(cluster.keeper(1).standing().voters.into_keys().collect::<BTreeSet<_>>(), three);
     // Any member may be asked.
-    cluster.keeper(3).set_voters(all.clone()).await.expect("all are there");
+    cluster.keeper(3).set_members(voting(all.clone())).await.expect("all are there");
     cluster.settled().await;
     let leader = cluster.leader().await;
     // A dead voter is left out while a quorum lives.
@@ -528,18 +532,42 @@ async fn voters_come_and_go() {
     cluster.kill(dead).await;
     let four: BTreeSet<BoxId> = all.iter().copied().filter(|other| *other != dead).collect();
     let keeper = cluster.net.keeper(leader).expect("it runs");
-    keeper.set_voters(four.clone()).await.expect("four of five live");
+    keeper.set_members(voting(four.clone())).await.expect("four of five live");
     // A leader that is left out steps down, and another leads.
     let left: BTreeSet<BoxId> = four.iter().copied().filter(|other| *other != leader).collect();
-    keeper.set_voters(left.clone()).await.expect("all are there");
+    keeper.set_members(voting(left.clone())).await.expect("all are there");
     let left: Vec<BoxId> = left.into_iter().collect();
     let next = cluster.leader_among(&left).await;
     assert_ne!(next, leader);
     let keeper = cluster.net.keeper(next).expect("it runs");
     keeper.propose(tenant("two")).await.expect("three of three");
     assert_eq!(names(&keeper.record()), ["one", "two"]);
-    let nonsense = keeper.set_voters(BTreeSet::new()).await;
+    let nonsense = keeper.set_members(voting(BTreeSet::new())).await;
     assert!(matches!(nonsense, Err(SetVotersError::Count(0))), "{nonsense:?}");
+}
+
+#[tokio::test]
+async fn who_stands_by_is_told_everything_and_votes_when_wanted() {
+    let mut cluster = Cluster::of(1, 11).await;
+    cluster.keeper(1).propose(tenant("one")).await.expect("it is alone");
+    cluster.dirs.insert(id(2), tempfile::tempdir().expect("a temporary directory"));
+    cluster.start(id(2)).await;
+    let stands_by = Members { voters: [id(1)].into(), learners: [id(2)].into() };
+    cluster.keeper(1).set_members(stands_by.clone()).await.expect("a learner is waited for by nobody");
+    cluster.keeper(1).set_members(stands_by).await.expect("it is so already");
+    let second = cluster.keeper(2);
+    until(|| (names(&second.record()) == ["one"]).then_some(())).await;
+    assert_eq!(second.standing().part, Part::Learner);
+    // What it proposes is decided by the one who votes.
+    second.propose(tenant("two")).await.expect("the voter lives");
+    assert_eq!(names(&cluster.keeper(1).record()), ["one", "two"]);
+    // They change places: whoever votes no more is told on.
+    let turned = Members { voters: [id(2)].into(), learners: [id(1)].into() };
+    cluster.keeper(1).set_members(turned).await.expect("both are there");
+    second.propose(tenant("three")).await.expect("it votes");
+    let first = cluster.keeper(1);
+    until(|| (names(&first.record()) == ["one", "two", "three"]).then_some(())).await;
+    assert_eq!((first.standing().part, second.standing().part), (Part::Learner, Part::Leader));
 }
 
 #[tokio::test]
@@ -553,7 +581,7 @@ async fn a_removed_voter_disturbs_nobody() {
     // It never hears that it was removed, and asks for votes.
     cluster.net.cut(&stay, &[removed]);
     let keeper = cluster.net.keeper(leader).expect("it runs");
-    keeper.set_voters(left).await.expect("three of four");
+    keeper.set_members(voting(left)).await.expect("three of four");
     let term = keeper.standing().term;
     let before = cluster.net.calls_of(removed);
     until(|| (cluster.net.calls_of(removed) >= before + 12).then_some(())).await;
@@ -612,7 +640,7 @@ async fn a_lone_box_founds_a_group_with_what_it_has() {
     net.add(id(1), founder.clone());
     let joiner = open(&second, 2, Start::Join).expect("it is new");
     net.add(id(2), joiner.clone());
-    founder.set_voters([id(1), id(2)].into()).await.expect("both are there");
+    founder.set_members(voting([id(1), id(2)].into())).await.expect("both are there");
     add(&joiner, "both").await;
     assert_eq!(names(&joiner.record()), ["lone", "both"]);
     for number in [1, 2] {
@@ -640,7 +668,7 @@ async fn strangers_and_impostors_are_refused() {
     for reply in [
         ask(stranger, &request(99, stranger)).await,
         ask(stranger, &Call::Follow { after: None }).await,
-        ask(stranger, &Call::SetVoters([Member(stranger)].into())).await,
+        ask(stranger, &Call::SetMembers(voting([stranger].into()))).await,
         // A member that votes in another's name.
         ask(member, &request(99, id(3))).await,
     ] {

@@ -1,0 +1,166 @@
+//! The cloud of a context, where it is made of boxes: what it says of them, and whom else to ask.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use api::{BoxView, CloudView, RecordPart};
+use base::limits::{
+    BOX_DRAIN_TIME_MAX, BOX_SILENCE, CLIENT_ANSWER_TIME_MAX, CONTEXT_ADDRESSES_MAX, LINK_PORT_AFTER,
+    SIGHTING_ADDRESSES_MAX,
+};
+use base::{BoxId, Name, Role};
+use firming::Door;
+
+use super::exit::Exit;
+use super::failure::{Failure, Outcome};
+use super::session::Session;
+use super::contexts;
+
+/// The boxes of the session's cloud. None where it isn't made of boxes: it is `firm up` on one machine.
+pub(super) async fn view(session: &Session) -> Outcome<Option<CloudView>> {
+    match session.get::<CloudView>("/v1/boxes").await {
+        Ok(view) => {
+            keep_addresses(session, &view);
+            Ok(Some(view))
+        }
+        Err(failure) if failure.code() == Some("not_now") => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Keeps in the context where else its cloud answers. What can't be kept is found again.
+fn keep_addresses(session: &Session, view: &CloudView) {
+    let (Some(name), Ok(folder)) = (&session.chosen, contexts::folder()) else { return };
+    let context = session.client.context();
+    let port = port_of(&context.address);
+    let mut also: Vec<String> = view
+        .boxes
+        .iter()
+        .filter(|it| it.joined.is_some() && !it.leaving)
+        .filter_map(|it| it.addresses.first())
+        .map(|address| SocketAddr::new(address.ip(), port).to_string())
+        .filter(|address| *address != context.address)
+        .collect();
+    also.truncate(CONTEXT_ADDRESSES_MAX);
+    if also == context.also {
+        return;
+    }
+    let _ = contexts::change(&folder, |known| {
+        if let Some(context) = known.contexts.get_mut(name) {
+            context.also = also;
+        }
+    });
+}
+
+fn port_of(address: &str) -> u16 {
+    address.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).unwrap_or(443)
+}
+
+/// A session at another box of the cloud than this one.
+pub(super) async fn beside(session: &Session, view: &CloudView, id: BoxId) -> Outcome<Session> {
+    let port = port_of(&session.client.context().address);
+    let mut failed = Failure::new(Exit::Unreachable, "the cloud has no other box that could be asked");
+    let mut others: Vec<&BoxView> = view.boxes.iter().filter(|it| it.id != id && it.joined.is_some()).collect();
+    others.sort_by_key(|it| (is_silent(it), !it.roles.has(Role::Persistence)));
+    for address in others.into_iter().flat_map(|it| it.addresses.first()) {
+        match session.at(SocketAddr::new(address.ip(), port).to_string()).await {
+            Ok(session) => return Ok(session),
+            Err(failure) => failed = failure,
+        }
+    }
+    Err(failed)
+}
+
+/// Has its cloud not heard of the box lately?
+pub(super) fn is_silent(it: &BoxView) -> bool {
+    let ago = |heard: u64| Duration::from_millis(heard);
+    it.joined.is_some() && it.vitals.as_ref().is_none_or(|vitals| ago(vitals.heard_ms_ago) > BOX_SILENCE)
+}
+
+/// Where a box that joins knocks.
+pub(super) fn doors(view: &CloudView) -> Vec<Door> {
+    let knock = |link: &SocketAddr| SocketAddr::new(link.ip(), link.port().saturating_sub(LINK_PORT_AFTER));
+    let mut keepers: Vec<&BoxView> = view
+        .boxes
+        .iter()
+        .filter(|it| it.roles.has(Role::Persistence) && it.joined.is_some() && !it.leaving)
+        .collect();
+    // Those that live first, and of them those whose record is the newest.
+    keepers.sort_by_key(|it| (is_silent(it), it.record == RecordPart::StandsBy));
+    let door = |it: &BoxView| Door {
+        id: it.id,
+        addresses: it.addresses.iter().take(SIGHTING_ADDRESSES_MAX).map(knock).collect(),
+    };
+    keepers.into_iter().take(base::limits::DOORS_MAX).map(door).collect()
+}
+
+/// The cloud does without the box from now on: it goes in order, or is out for good.
+pub(super) async fn remove(session: &Session, view: &CloudView, it: &BoxView, evict: bool, lose_data: bool) -> Outcome {
+    let path = format!("/v1/boxes/{}?evict={evict}&lose_data={lose_data}", it.id);
+    let time = CLIENT_ANSWER_TIME_MAX.max(BOX_DRAIN_TIME_MAX + Duration::from_secs(10));
+    let removed = match session.delete_within::<api::Done>(&path, time).await {
+        Err(failure) if failure.code() == Some("ask_another") => {
+            beside(session, view, it.id).await?.delete_within::<api::Done>(&path, time).await
+        }
+        removed => removed,
+    };
+    removed.map(|_| ()).map_err(|failure| match failure.code() {
+        Some("needed") if !lose_data => failure.help(
+            "a persistence box that holds databases stays until they are moved or deleted; to lose them: --lose-data",
+        ),
+        _ => failure,
+    })
+}
+
+/// The box of the cloud that is called so.
+pub(super) fn called<'a>(view: &'a CloudView, called: &str) -> Option<&'a BoxView> {
+    view.boxes.iter().find(|it| {
+        it.name.as_str() == called || it.id.long_name().as_str() == called || it.id.to_string() == called
+    })
+}
+
+/// How a box stands in its cloud, in a word or two.
+pub(super) fn state(it: &BoxView) -> &'static str {
+    match it {
+        it if it.joined.is_none() => "expected",
+        it if it.leaving => "leaving",
+        it if is_silent(it) => "silent",
+        _ => "firm",
+    }
+}
+
+/// What isn't as it should be with the boxes, and what to do about it.
+pub(super) fn concerns(view: &CloudView) -> Vec<String> {
+    let mut concerns = Vec::new();
+    if view.leader.is_none() {
+        concerns.push(
+            "nobody leads the record, so nothing can be changed: more than half of those that vote must be up".to_owned(),
+        );
+    }
+    let name = |it: &BoxView| -> Name { it.name.clone() };
+    for it in &view.boxes {
+        match state(it) {
+            "expected" => concerns.push(format!(
+                "{} was let in as {} and hasn't come: look at its console, or tell it again: firm firm {} {}",
+                name(it), it.roles, it.roles, name(it)
+            )),
+            "leaving" => concerns.push(format!("{} is about to go: finish it with firm reset {}", name(it), name(it))),
+            "silent" => {
+                let since = it.vitals.as_ref().map_or_else(
+                    || "wasn't heard of since its cloud's leader began".to_owned(),
+                    |vitals| format!("is silent for {} s", vitals.heard_ms_ago / 1000),
+                );
+                concerns.push(format!(
+                    "{} {since}: look at its console and cable; if it is lost for good: firm evict {}",
+                    name(it),
+                    name(it)
+                ));
+            }
+            _ => {}
+        }
+        for concern in it.vitals.iter().flat_map(|vitals| &vitals.concerns) {
+            concerns.push(format!("{}: {concern}", name(it)));
+        }
+    }
+    concerns
+}
