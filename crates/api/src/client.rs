@@ -77,24 +77,30 @@ type Sender = SendRequest<Full<Bytes>>;
 #[derive(Clone)]
 pub struct Client {
     context: Arc<Context>,
-    sender: Arc<Mutex<Sender>>,
+    /// And where it leads.
+    sender: Arc<Mutex<(Sender, String)>>,
 }
 
 impl Client {
     /// Connects. The connection lives on the current tokio runtime.
     pub async fn connect(context: Context) -> Result<Self, ClientError> {
-        let sender = open(&context).await?;
-        Ok(Self { context: Arc::new(context), sender: Arc::new(Mutex::new(sender)) })
+        let opened = open(&context).await?;
+        Ok(Self { context: Arc::new(context), sender: Arc::new(Mutex::new(opened)) })
     }
 
     /// The connection. A cloud closes one that was idle for long, as while a project is built: then it is opened anew,
     /// once for all who wait for it meanwhile.
     async fn sender(&self) -> Result<Sender, ClientError> {
-        let mut sender = self.sender.lock().await;
-        if sender.is_closed() {
-            *sender = open(&self.context).await?;
+        let mut opened = self.sender.lock().await;
+        if opened.0.is_closed() {
+            *opened = open(&self.context).await?;
         }
-        Ok(sender.clone())
+        Ok(opened.0.clone())
+    }
+
+    /// The address of the context at which the cloud answered.
+    pub async fn address(&self) -> String {
+        self.sender.lock().await.1.clone()
     }
 
     pub fn context(&self) -> &Context {
@@ -188,7 +194,7 @@ impl Client {
 }
 
 /// Connects to the first address of the context at which its cloud answers. One among several has only so long.
-async fn open(context: &Context) -> Result<Sender, ClientError> {
+async fn open(context: &Context) -> Result<(Sender, String), ClientError> {
     let addresses: Vec<&String> = std::iter::once(&context.address).chain(&context.also).collect();
     let mut failed = None;
     for address in &addresses {
@@ -200,7 +206,7 @@ async fn open(context: &Context) -> Result<Sender, ClientError> {
             opened.unwrap_or_else(|_| Err(silent()))
         };
         match opened {
-            Ok(sender) => return Ok(sender),
+            Ok(sender) => return Ok((sender, (*address).clone())),
             // The first is the one that its user knows.
             Err(error) => failed = failed.or(Some(error)),
         }

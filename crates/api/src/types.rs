@@ -64,6 +64,19 @@ pub struct CloudView {
     /// Who leads the record. None where nobody is known to: commands wait.
     pub leader: Option<BoxId>,
     pub boxes: Vec<BoxView>,
+    /// Blank boxes that its boxes hear on their segments: hints of where to knock, and no more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nearby: Vec<NearbyView>,
+}
+
+/// A box that says to be blank, heard by a box of the cloud.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NearbyView {
+    pub id: BoxId,
+    /// Where it says to listen for those who knock.
+    pub addresses: Vec<SocketAddr>,
+    /// Who heard it.
+    pub heard_by: BoxId,
 }
 
 /// What a box is to the record.

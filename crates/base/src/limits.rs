@@ -641,6 +641,9 @@ pub const GOODBYE_TIME_MAX: Duration = Duration::from_secs(5);
 pub const OUT_OF_TOUCH: Duration = Duration::from_secs(15);
 /// How often a box looks whether its own addresses are still those that its cloud knows.
 pub const BOX_MOVED_LOOK: Duration = Duration::from_secs(2);
+/// Blank boxes that a box tells its cloud of, with so many addresses each.
+pub const NEARBY_TOLD_MAX: usize = 64;
+pub const NEARBY_ADDRESSES_MAX: usize = 4;
 /// A box that was silent for so long is shown as such: three beats and the time of one.
 pub const BOX_SILENCE: Duration = Duration::from_secs(4);
 /// A voter that is silent for so long is replaced where another box can vote: longer than a restart takes.

@@ -192,13 +192,13 @@ impl<'a> Life<'a> {
                 failed(&error)
             }
         })?;
-        let gday = if self.args.no_gday { None } else { Some(Gday::start().map_err(|error| failed(&error))?) };
+        let gday = if self.args.no_gday { None } else { Some(Arc::new(Gday::start().map_err(|error| failed(&error))?)) };
         let serving = tokio::spawn(door.serve());
         self.console.begin(self.args.knock_port);
-        let mut heard = gday.as_ref().map(Gday::changes);
+        let mut heard = gday.as_ref().map(|gday| gday.changes());
         let ports = self.ports();
         let end = loop {
-            self.tell(gday.as_ref());
+            self.tell(gday.as_deref());
             let step = self.machine.next();
             tokio::select! {
                 biased;
@@ -213,7 +213,7 @@ impl<'a> Life<'a> {
                     Done::Happened(Happened::Died(why)) => {
                         tracing::error!("the node is no more: {why}");
                         self.machine.happened(Happened::Died(why), self.clock.now());
-                        self.tell(gday.as_ref());
+                        self.tell(gday.as_deref());
                         tokio::time::sleep(RETRY_WAIT_MIN).await;
                         break Ok(End::Anew);
                     }
@@ -237,7 +237,7 @@ impl<'a> Life<'a> {
                             break Ok(End::Anew);
                         }
                     }
-                    Done::Run(membership) => match self.start(&membership).await {
+                    Done::Run(membership) => match self.start(&membership, gday.clone()).await {
                         Ok(node) => {
                             self.node = Some(node);
                             self.machine.runs();
@@ -251,7 +251,7 @@ impl<'a> Life<'a> {
                 },
             }
         };
-        self.tell(gday.as_ref());
+        self.tell(gday.as_deref());
         let mut end = end;
         if let Some(node) = self.node.take() {
             // Whoever knocks meanwhile is told how the box stands.
@@ -332,11 +332,12 @@ impl<'a> Life<'a> {
         Ports { listen, tls, plain, knock }
     }
 
-    async fn start(&self, membership: &firming::Membership) -> Outcome<BoxNode> {
+    async fn start(&self, membership: &firming::Membership, gday: Option<Arc<Gday>>) -> Outcome<BoxNode> {
         let setup = self.disk.setup().map_err(|error| failed(&error))?;
         let (dir, ports) = (self.disk.node(), self.ports());
         let papers = self.papers(membership, &setup).await?;
-        let beginning = node::Beginning { dir, identity: &self.identity, membership, setup: &setup, papers, ports };
+        let identity = &self.identity;
+        let beginning = node::Beginning { dir, identity, membership, setup: &setup, papers, ports, gday };
         let node = BoxNode::start(beginning).await?;
         let (cloud, others, dir) = (node.cloud(), node.others(), self.disk.node());
         self.shared.set_cloud(Some(porter::Access { cloud, others, setup, node: dir, port: ports.tls }));
@@ -422,10 +423,10 @@ async fn take(
                 Done::Happened(Happened::NotWritten(why))
             }
         },
-        Step::Leave(_) => {
+        Step::Leave(membership) => {
             // Without papers it was a cloud by itself, or never got as far.
             if let Ok(Some(papers)) = Papers::read(&disk.node()) {
-                doors::say_goodbye(identity, &papers, GOODBYE_TIME_MAX).await;
+                doors::say_goodbye(identity, &papers, &membership.order, GOODBYE_TIME_MAX).await;
             }
             Done::Happened(Happened::Left)
         }

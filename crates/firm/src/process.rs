@@ -19,11 +19,12 @@ pub(crate) fn log_to_standard_error() {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     // HTTP/2's library warns of each visitor who misbehaves, and multicast DNS's of each odd packet: as many lines as
-    // they like.
+    // they like. Consensus tells of its every step; what an operator needs of it `firm status` shows.
     let said = Targets::new()
         .with_default(LevelFilter::INFO)
         .with_target("h2", LevelFilter::ERROR)
-        .with_target("mdns_sd", LevelFilter::OFF);
+        .with_target("mdns_sd", LevelFilter::OFF)
+        .with_target("openraft", LevelFilter::ERROR);
     tracing_subscriber::registry().with(lines).with(said).init();
 }
 

@@ -95,8 +95,9 @@ pub enum Call {
     Order { order: SignedOrder },
     /// A box that was told to join asks to be let in. Its links are listened for there.
     Join { order: firming::OrderId, addresses: Vec<std::net::SocketAddr> },
-    /// A box that was told to be something else says goodbye.
-    Leave,
+    /// A box that was told to be something else says goodbye, as what it was by this order: its cloud may have let it in
+    /// again, as what it will be.
+    Leave { order: firming::OrderId },
     /// An operator asks the cloud for what the command line needs to speak with it.
     Access,
 }

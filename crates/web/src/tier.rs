@@ -9,6 +9,7 @@ mod beats;
 mod data;
 mod voters;
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +86,10 @@ pub type Answered = Pin<Box<dyn Future<Output = Result<Bytes, TierError>> + Send
 pub trait Tier: Send + Sync + 'static {
     /// This box.
     fn me(&self) -> BoxId;
+
+    /// Blank boxes that said G'day on this box's segments, and where they say to be. Hints, and no more: an operator's
+    /// program knocks there and is shown who it is.
+    fn nearby(&self) -> Vec<(BoxId, Vec<SocketAddr>)>;
 
     /// What the record says of the boxes has changed.
     fn know(&self, boxes: &Arc<Boxes>);

@@ -104,13 +104,13 @@ fn lay(disk: &Disk, welcome: &Welcome, task: &Task) -> Result<(), String> {
 }
 
 /// Says goodbye at one of the doors, and waits no longer than is decent: what the cloud doesn't hear it sees.
-pub(super) async fn say_goodbye(identity: &Identity, papers: &Papers, within: Duration) {
+pub(super) async fn say_goodbye(identity: &Identity, papers: &Papers, order: &OrderId, within: Duration) {
     let doors = doors_of(&papers.first);
     let said = async {
         for (door, address) in places(&doors, identity.id()) {
             let left = async {
                 let mut visit = Visit::knock(address, identity, Some(door), |_| None).await?;
-                visit.leave().await
+                visit.leave(order.clone()).await
             };
             match left.await {
                 Ok(()) => return,

@@ -14,7 +14,7 @@ use firming::Membership;
 use persist::Keeping;
 use persist::record::{Group, Peers, Start};
 use segment::authority::SystemClock;
-use segment::{Clock as _, Identity};
+use segment::{Clock as _, Gday, Identity};
 use state::Admission;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -70,6 +70,7 @@ pub(super) struct Beginning<'a> {
     pub(super) setup: &'a Setup,
     pub(super) papers: Papers,
     pub(super) ports: Ports,
+    pub(super) gday: Option<Arc<Gday>>,
 }
 
 fn failed(error: &dyn std::error::Error) -> Failure {
@@ -79,7 +80,7 @@ fn failed(error: &dyn std::error::Error) -> Failure {
 impl BoxNode {
     /// Opens what the disk holds and serves.
     pub(super) async fn start(beginning: Beginning<'_>) -> Outcome<Self> {
-        let Beginning { dir, identity, membership, setup, papers, ports } = beginning;
+        let Beginning { dir, identity, membership, setup, papers, ports, gday } = beginning;
         let known = others::nothing_known();
         if !papers.first.is_empty() {
             let first = papers::known_from(membership.cloud, &membership.name, &setup.domain, &papers);
@@ -87,7 +88,7 @@ impl BoxNode {
         }
         let links = others::runtime().map_err(|error| failed(&error))?;
         let first: Vec<BoxId> = papers.first.iter().map(|it| it.id).collect();
-        let others = Others::new(identity, papers, dir.clone(), Arc::clone(&known), links.handle().clone());
+        let others = Others::new(identity, papers, dir.clone(), Arc::clone(&known), links.handle().clone(), gday);
         let others = others.map_err(|error| failed(&error))?;
         let peers = Arc::clone(&others) as Arc<dyn Peers>;
         let me = identity.id();

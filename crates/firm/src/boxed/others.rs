@@ -1,6 +1,7 @@
 //! The other boxes of the cloud, reached over links: what the record, the tenants' data and the box itself ask of them.
 
 use std::cell::Cell;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use persist::record::{Answer, PeerError, Peers, Trust, Weight};
 use segment::authority::{SystemClock, Subject};
 use segment::link::{CallError, Caller, Class, Pace, Refused};
-use segment::{Certificate, Clock as _, Identity, Links};
+use segment::{Certificate, Clock as _, Gday, Identity, Links};
 use state::Boxes;
 use tokio::net::TcpListener;
 use tokio::runtime::{Handle, Runtime};
@@ -41,6 +42,8 @@ pub(super) struct Others {
     /// Links have a runtime of their own, so that neither a core nor the record waits for them.
     handle: Handle,
     evicted: watch::Sender<bool>,
+    /// The segment's ear; none where the box says no G'day.
+    gday: Option<Arc<Gday>>,
 }
 
 thread_local! {
@@ -71,6 +74,7 @@ impl Others {
         node: PathBuf,
         known: Known,
         handle: Handle,
+        gday: Option<Arc<Gday>>,
     ) -> Result<Arc<Self>, segment::link::LinksError> {
         let admitted = Arc::clone(&known);
         let admission = move |subject: &Subject| admits(&admitted, subject);
@@ -84,6 +88,7 @@ impl Others {
             node,
             handle,
             evicted: watch::Sender::new(false),
+            gday,
         };
         if let Some(boxes) = known.load_full() {
             others.know(&boxes);
@@ -209,6 +214,13 @@ fn admits(known: &Known, subject: &Subject) -> bool {
 impl Tier for Others {
     fn me(&self) -> BoxId {
         self.me
+    }
+
+    fn nearby(&self) -> Vec<(BoxId, Vec<SocketAddr>)> {
+        let Some(gday) = &self.gday else { return Vec::new() };
+        let is_far = |address: &SocketAddr| !matches!(address.ip(), IpAddr::V6(v6) if v6.is_unicast_link_local());
+        let blank = gday.sightings().into_iter().filter(|sighting| sighting.claims.standing == "blank");
+        blank.map(|it| (it.claims.id, it.addresses.into_iter().filter(is_far).collect())).collect()
     }
 
     fn know(&self, boxes: &Arc<Boxes>) {

@@ -184,10 +184,11 @@ impl BoxPorter {
         serde_json::to_value(&welcome).map(Reply::Joined).map_err(|error| Refused::no(error.to_string()))
     }
 
-    async fn leave(&self, caller: &Caller) -> Result<Reply, Refused> {
+    async fn leave(&self, caller: &Caller, order: &OrderId) -> Result<Reply, Refused> {
         let id = caller.introduction.with;
         let Access { cloud, .. } = self.keeper()?;
-        if cloud.record().boxes().is_none_or(|boxes| !boxes.is_member(id)) {
+        let is_it = |boxes: &Arc<state::Boxes>| boxes.boxes.get(&id).is_some_and(|it| it.order == order.0);
+        if !cloud.record().boxes().is_some_and(is_it) {
             return Ok(Reply::Left);
         }
         match cloud.box_leaves(id).await {
@@ -261,7 +262,7 @@ impl Porter for BoxPorter {
             Call::Order { order } => self.order(caller, &order).await,
             Call::Access => self.access(caller).await,
             Call::Join { order, addresses } => self.join(caller, order, addresses).await,
-            Call::Leave => self.leave(caller).await,
+            Call::Leave { order } => self.leave(caller, &order).await,
         }
     }
 }

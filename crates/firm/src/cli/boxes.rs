@@ -1,8 +1,8 @@
-//! `firm boxes`: who is on this segment.
+//! `firm boxes`: who is on this segment, and of the context's cloud elsewhere.
 
 use std::net::{IpAddr, SocketAddr};
 
-use base::limits::KNOCK_PORT;
+use base::limits::{KNOCK_PORT, LINK_PORT_AFTER};
 use base::{BoxId, Bytes, CloudId, Name, Roles};
 use segment::knock::Hardware;
 use serde::Serialize;
@@ -11,13 +11,16 @@ use super::failure::Outcome;
 use super::out::Tone;
 use super::segment::{self as nearby, Found, Operator, Seen};
 use super::table::{Table, or_dash};
-use super::{Cx, when};
+use super::{Cx, cloud, when};
 
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  firm boxes\n  firm boxes --json | jq -r '.boxes[] | select(.state == \"blank\") | .name'\n  firm boxes --at 10.0.2.7 --listen 0s   # a box of another segment\n\nEach box is listed as what it proves to be. The proof words are yours and that box's: the same stand on its console.\nA box that was started with your seal shows `sealed`, and needs no comparing."
 )]
 pub(super) struct Args {
+    /// Don't ask the context's cloud for its boxes
+    #[arg(long)]
+    no_cloud: bool,
     #[command(flatten)]
     place: nearby::Where,
 }
@@ -26,6 +29,8 @@ pub(super) struct Args {
 #[derive(Serialize)]
 struct Told {
     boxes: Vec<BoxView>,
+    /// Those of the context's cloud that answer nowhere: what it says of them.
+    elsewhere: Vec<api::BoxView>,
     /// Who said G'day and didn't prove to be a box.
     silent: Vec<SilentView>,
     /// Of whom there were too many to keep.
@@ -63,8 +68,10 @@ struct SilentView {
 
 pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
     let mut operator = Operator::open()?;
-    let seen = nearby::look(&mut operator, &args.place, &[]).await?;
-    let told = told(&seen);
+    let view = if args.no_cloud { None } else { cloud::soon(cx).await };
+    let place = cloud::place_with(&args.place, view.as_ref(), &[]);
+    let seen = nearby::look(&mut operator, &place, &[]).await?;
+    let told = told(&seen, view.as_ref());
     cx.out.answer(&told, |out| {
         let mut table =
             Table::new(&["NAME", "STATE", "ROLES", "CLOUD", "ADDRESS", "CORES", "MEMORY", "DISKS", "PROOF WORDS"]);
@@ -79,6 +86,21 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
                 size(rounded(it.hardware.memory)),
                 disks(&it.hardware.disks),
                 if it.sealed { "sealed".to_owned() } else { it.words.clone() },
+            ]);
+        }
+        let name = view.as_ref().map(|view| view.name.clone());
+        for it in &told.elsewhere {
+            let knock = |link: &SocketAddr| shown(SocketAddr::new(link.ip(), link.port() - LINK_PORT_AFTER));
+            table.row([
+                it.name.to_string(),
+                cloud::state(it).to_owned(),
+                it.roles.to_string(),
+                or_dash(name.as_ref()),
+                or_dash(it.addresses.first().map(knock).as_ref()),
+                or_dash(None::<&str>),
+                or_dash(None::<&str>),
+                or_dash(None::<&str>),
+                "no answer".to_owned(),
             ]);
         }
         table.show(
@@ -115,7 +137,7 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
     })
 }
 
-fn told(seen: &Seen) -> Told {
+fn told(seen: &Seen, of_cloud: Option<&api::CloudView>) -> Told {
     let names = seen.names();
     let now = when::now();
     let view = |found: &Found| {
@@ -144,7 +166,10 @@ fn told(seen: &Seen) -> Told {
         address: silent.address.to_string(),
         why: silent.why.clone(),
     });
-    Told { boxes: seen.boxes.iter().map(view).collect(), silent: silent.collect(), overheard: seen.overheard }
+    let is_here = |it: &api::BoxView| seen.boxes.iter().any(|found| found.about.id == it.id);
+    let elsewhere = of_cloud.map(|of_cloud| of_cloud.boxes.iter().filter(|it| !is_here(it)).cloned().collect());
+    let elsewhere = elsewhere.unwrap_or_default();
+    Told { elsewhere, boxes: seen.boxes.iter().map(view).collect(), silent: silent.collect(), overheard: seen.overheard }
 }
 
 /// Without the port, where that is what it always is.

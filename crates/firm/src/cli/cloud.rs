@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use api::{BoxView, CloudView, RecordPart};
 use base::limits::{
-    BOX_DRAIN_TIME_MAX, BOX_SILENCE, CLIENT_ANSWER_TIME_MAX, CONTEXT_ADDRESSES_MAX, LINK_PORT_AFTER,
+    BOX_DRAIN_TIME_MAX, BOX_LOOK_TIME_MAX, BOX_SILENCE, CLIENT_ANSWER_TIME_MAX, CONTEXT_ADDRESSES_MAX, LINK_PORT_AFTER,
     SIGHTING_ADDRESSES_MAX,
 };
 use base::{BoxId, Name, Role};
@@ -13,8 +13,9 @@ use firming::Door;
 
 use super::exit::Exit;
 use super::failure::{Failure, Outcome};
+use super::segment::{Where, is_called};
 use super::session::Session;
-use super::contexts;
+use super::{Cx, contexts};
 
 /// The boxes of the session's cloud. None where it isn't made of boxes: it is `firm up` on one machine.
 pub(super) async fn view(session: &Session) -> Outcome<Option<CloudView>> {
@@ -69,6 +70,28 @@ pub(super) async fn beside(session: &Session, view: &CloudView, id: BoxId) -> Ou
         }
     }
     Err(failed)
+}
+
+/// Where to look for boxes, with what the cloud knows of where they are: its own, and the blank ones that it hears.
+pub(super) fn place_with(place: &Where, view: Option<&CloudView>, wanted: &[&str]) -> Where {
+    let mut place = place.clone();
+    let Some(view) = view else { return place };
+    let is_wanted = |id: BoxId| wanted.is_empty() || wanted.iter().any(|wanted| is_called(id, wanted));
+    let knock = |link: &SocketAddr| SocketAddr::new(link.ip(), link.port().saturating_sub(LINK_PORT_AFTER));
+    let own = view.boxes.iter().filter(|it| is_wanted(it.id)).filter_map(|it| it.addresses.first().map(knock));
+    let heard = view.nearby.iter().filter(|it| is_wanted(it.id)).filter_map(|it| it.addresses.first().copied());
+    for address in own.chain(heard) {
+        if !place.at.contains(&address) {
+            place.at.push(address);
+        }
+    }
+    place
+}
+
+/// What the context's cloud says of its boxes. None where there is no such cloud, or it doesn't answer soon.
+pub(super) async fn soon(cx: &Cx) -> Option<CloudView> {
+    let asked = async { view(&cx.session().await.ok()?).await.ok()? };
+    tokio::time::timeout(BOX_LOOK_TIME_MAX, asked).await.ok()?
 }
 
 /// Has its cloud not heard of the box lately?

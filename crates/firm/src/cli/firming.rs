@@ -136,7 +136,8 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
             .help("firm firm persistence NAME, or firm firm solo NAME, founds one; others join it then"));
     }
     let names: Vec<&str> = args.names.iter().map(String::as_str).collect();
-    let mut seen = nearby::look(&mut operator, &args.place, &names).await?;
+    let place = cloud::place_with(&args.place, joined.as_ref(), &names);
+    let mut seen = nearby::look(&mut operator, &place, &names).await?;
     let mut found = Vec::with_capacity(names.len());
     for name in names {
         found.push(seen.take(name)?);
@@ -149,14 +150,16 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
         }
     }
     let began = Instant::now();
+    let mut told = Vec::with_capacity(found.len());
     let (session, view) = match (session, joined) {
         (Some(session), Some(view)) => (session, view),
         _ => {
             let first = found.remove(0);
-            let (told, context) = found_cloud(cx, &mut operator, first, &args, &wanted, domain).await?;
+            let (founder, context) = found_cloud(cx, &mut operator, first, &args, &wanted, domain).await?;
             if found.is_empty() {
-                return say_founded(cx, &told, &context, &args);
+                return say_founded(cx, &founder, &context, &args);
             }
+            told.push(founder);
             let session = Session::of_context(&context).await?;
             let view = cloud::view(&session).await?.ok_or_else(|| {
                 Failure::new(Exit::Refused, "the cloud that was just founded knows of no boxes")
@@ -169,7 +172,6 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
     }
     let boxes = joining::join(cx, &mut operator, &session, &view, found, &wanted.roles, &wanted.labels, args.lose_data);
     let mut boxes = boxes.await?;
-    let mut told = Vec::with_capacity(boxes.len());
     for one in &mut boxes {
         let left = wanted.timeout.saturating_sub(began.elapsed());
         wait(cx, &operator, one, &Until::Firm { roles: wanted.roles.clone() }, left).await?;
@@ -284,7 +286,8 @@ fn say_founded(cx: &Cx, told: &Told, context: &Name, args: &FirmArgs) -> Outcome
 
 pub(super) async fn reset(cx: &Cx, args: ResetArgs) -> Outcome {
     let mut operator = Operator::open()?;
-    let mut found = nearby::look(&mut operator, &args.place, &[&args.name]).await?.take(&args.name)?;
+    let place = if args.force { args.place } else { cloud::place_with(&args.place, cloud::soon(cx).await.as_ref(), &[&args.name]) };
+    let mut found = nearby::look(&mut operator, &place, &[&args.name]).await?.take(&args.name)?;
     compare(cx, &operator, &found, args.words)?;
     let what = match (&found.about.roles, &found.about.cloud_name) {
         (Some(roles), Some(cloud)) => {

@@ -7,6 +7,7 @@ use std::fs::{self, DirBuilder};
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -141,7 +142,7 @@ pub(super) struct Silent {
 }
 
 /// Where to look.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(super) struct Where {
     /// Knock at this address too, with or without a port: for boxes of other segments; may be given again
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
@@ -162,29 +163,36 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 /// Listens, then knocks at everybody who was heard and at the addresses that were given. With `wanted` names it listens no
 /// longer than until those boxes are heard, and knocks at no others.
 pub(super) async fn look(operator: &mut Operator, place: &Where, wanted: &[&str]) -> Outcome<Seen> {
-    let (mut places, overheard) =
-        if place.listen.0.is_zero() { (Vec::new(), 0) } else { hear(place.listen.0, wanted).await? };
-    places.extend(place.at.iter().map(|address| Place {
-        claimed: None,
-        addresses: vec![*address],
-        interface: "-".to_owned(),
-    }));
-    let claimed: Vec<_> = places.iter().map(|place| (place.claimed, place.addresses.first().copied())).collect();
+    let at = |address: &SocketAddr| Place { claimed: None, addresses: vec![*address], interface: "-".to_owned() };
+    let given: Vec<Place> = place.at.iter().map(at).collect();
     let known: &Operator = operator;
     // Each address once, whoever names it: a rogue that names another's would have us knock there without end.
     let knocked = Mutex::new(HashSet::new());
-    let visits = futures_util::stream::iter(places)
-        .map(|place| {
-            let knocked = &knocked;
-            async move { tokio::time::timeout(BOX_LOOK_TIME_MAX, visit(known, place, knocked)).await }
-        })
-        .buffer_unordered(BOXES_KNOCKED_AT_ONCE)
-        .take_until(tokio::time::sleep(BOXES_LOOK_TIME_MAX));
-    let visits: Vec<_> = visits.collect().await;
+    let is_there = |visits: &[Visited]| {
+        let is_called = |name: &&str| visits.iter().any(|visited| visited.is(name));
+        !wanted.is_empty() && wanted.iter().all(is_called)
+    };
+    let hearing = async {
+        if place.listen.0.is_zero() { Ok((Vec::new(), 0)) } else { hear(place.listen.0, wanted).await }
+    };
+    let (mut visits, heard) = {
+        let (mut visiting, mut hearing) = (pin!(visit_all(known, given, &knocked)), pin!(hearing));
+        tokio::select! {
+            visits = &mut visiting => {
+                // Who answers where it was said to be needn't be listened for.
+                let heard = if is_there(&visits) { Ok((Vec::new(), 0)) } else { hearing.await };
+                (visits, heard)
+            }
+            heard = &mut hearing => (visiting.await, heard),
+        }
+    };
+    let (places, overheard) = heard?;
+    let claimed: Vec<_> = places.iter().map(|place| (place.claimed, place.addresses.first().copied())).collect();
+    visits.extend(visit_all(known, places, &knocked).await);
     let (mut boxes, mut silent): (BTreeMap<BoxId, Found>, Vec<Silent>) = (BTreeMap::new(), Vec::new());
     for visited in visits {
-        match visited {
-            Ok(Some(Ok(found))) => match boxes.get_mut(&found.about.id) {
+        match visited.0 {
+            Ok(found) => match boxes.get_mut(&found.about.id) {
                 // One box that was heard on two interfaces, or a copy? It started once.
                 Some(first) if first.about.since == found.about.since => {}
                 Some(first) => first.twins.push(found.address),
@@ -192,9 +200,7 @@ pub(super) async fn look(operator: &mut Operator, place: &Where, wanted: &[&str]
                     boxes.insert(found.about.id, found);
                 }
             },
-            Ok(Some(Err(unheard))) => silent.push(unheard),
-            // Somebody else named its addresses too, and was visited there; or time ran out.
-            Ok(None) | Err(_) => {}
+            Err(unheard) => silent.push(unheard),
         }
     }
     silent.retain(|silent| silent.claimed.is_none_or(|id| !boxes.contains_key(&id)));
@@ -210,6 +216,26 @@ pub(super) async fn look(operator: &mut Operator, place: &Where, wanted: &[&str]
     let mut boxes: Vec<_> = boxes.into_values().collect();
     boxes.sort_by_key(|found| (found.about.standing.clone(), found.about.id.name()));
     Ok(Seen { boxes, silent, overheard })
+}
+
+/// What came of a visit.
+struct Visited(Result<Found, Silent>);
+
+impl Visited {
+    fn is(&self, called: &str) -> bool {
+        self.0.as_ref().is_ok_and(|found| is_called(found.about.id, called))
+    }
+}
+
+/// Visits many at once, and no longer than is decent. A place whose addresses somebody else named too was visited there.
+async fn visit_all(operator: &Operator, places: Vec<Place>, knocked: &Mutex<HashSet<SocketAddr>>) -> Vec<Visited> {
+    futures_util::stream::iter(places)
+        .map(|place| async move { tokio::time::timeout(BOX_LOOK_TIME_MAX, visit(operator, place, knocked)).await })
+        .buffer_unordered(BOXES_KNOCKED_AT_ONCE)
+        .take_until(tokio::time::sleep(BOXES_LOOK_TIME_MAX))
+        .filter_map(|visited| std::future::ready(visited.ok().flatten().map(Visited)))
+        .collect()
+        .await
 }
 
 /// Everybody who says G'day within some time, and how many there was no room for.

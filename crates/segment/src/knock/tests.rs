@@ -46,7 +46,7 @@ impl Porter for Ear {
                 self.orders.lock().expect("no panic").push(order);
                 Ok(Reply::Taken)
             }
-            Call::Join { .. } | Call::Leave => Err(Refused::not_now("later")),
+            Call::Join { .. } | Call::Leave { .. } => Err(Refused::not_now("later")),
             Call::Access => Err(Refused::no("never")),
         }
     }

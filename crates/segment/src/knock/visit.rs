@@ -231,8 +231,8 @@ impl Visit {
     }
 
     /// Says goodbye.
-    pub async fn leave(&mut self) -> Result<(), VisitError> {
-        match self.ask(&Call::Leave).await? {
+    pub async fn leave(&mut self, order: OrderId) -> Result<(), VisitError> {
+        match self.ask(&Call::Leave { order }).await? {
             Reply::Left => Ok(()),
             _ => Err(VisitError::Confused { address: self.address }),
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{BoxAdmit, BoxView, CloudView, RecordPart, VitalsView};
+use api::{BoxAdmit, BoxView, CloudView, NearbyView, RecordPart, VitalsView};
 use base::limits::BOX_DRAIN_TIME_MAX;
 use base::{BoxId, Role};
 use http::StatusCode;
@@ -29,6 +29,7 @@ pub(crate) async fn box_list(call: Call) -> Answer {
         operators: boxes.operators.iter().copied().collect(),
         leader: standing.leader,
         boxes: views,
+        nearby: nearby(&boxes, &vitals),
     })
 }
 
@@ -147,6 +148,20 @@ fn view(it: &CloudBox, boxes: &Boxes, standing: &Standing, vitals: &BTreeMap<Box
             concerns: heard.vitals.concerns.clone(),
         }),
     }
+}
+
+/// What the boxes hear, each blank box once.
+fn nearby(boxes: &Boxes, vitals: &BTreeMap<BoxId, Heard>) -> Vec<NearbyView> {
+    let mut all: BTreeMap<BoxId, NearbyView> = BTreeMap::new();
+    for (by, heard) in vitals {
+        for (id, addresses) in &heard.vitals.nearby {
+            if boxes.boxes.get(id).is_none_or(|it| it.joined.is_none()) {
+                let view = || NearbyView { id: *id, addresses: addresses.clone(), heard_by: *by };
+                all.entry(*id).or_insert_with(view);
+            }
+        }
+    }
+    all.into_values().collect()
 }
 
 fn millis(time: Duration) -> u64 {

@@ -4,10 +4,13 @@
 //! Where nobody leads, each tells all persistence boxes it knows: the next leader has heard of everybody when it begins.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use base::limits::{BEAT_EVERY, BEAT_TIME_MAX, CONCERN_CHARS_MAX, CONCERNS_TOLD_MAX};
+use base::limits::{
+    BEAT_EVERY, BEAT_TIME_MAX, CONCERN_CHARS_MAX, CONCERNS_TOLD_MAX, NEARBY_ADDRESSES_MAX, NEARBY_TOLD_MAX,
+};
 use base::{BoxId, Role, Timestamp};
 use bytes::Bytes;
 use persist::record::Part;
@@ -27,6 +30,8 @@ pub(crate) struct Vitals {
     pub(crate) record_index: u64,
     pub(crate) draining: bool,
     pub(crate) concerns: Vec<String>,
+    /// Blank boxes that it hears, and where they say to be.
+    pub(crate) nearby: Vec<(BoxId, Vec<SocketAddr>)>,
 }
 
 /// What was heard, and how long ago.
@@ -65,6 +70,11 @@ impl Beats {
 
 impl Cloud {
     fn own_vitals(&self) -> Vitals {
+        let mut nearby = self.far.as_ref().map(|far| far.tier.nearby()).unwrap_or_default();
+        nearby.truncate(NEARBY_TOLD_MAX);
+        for (_, addresses) in &mut nearby {
+            addresses.truncate(NEARBY_ADDRESSES_MAX);
+        }
         let concerns = self.concerns().into_iter().take(CONCERNS_TOLD_MAX);
         Vitals {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -72,6 +82,7 @@ impl Cloud {
             record_index: self.record().index(),
             draining: self.is_draining(),
             concerns: concerns.map(|concern| concern.chars().take(CONCERN_CHARS_MAX).collect()).collect(),
+            nearby,
         }
     }
 

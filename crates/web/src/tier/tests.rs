@@ -76,6 +76,10 @@ impl Tier for Wire {
 
     fn know(&self, _: &Arc<Boxes>) {}
 
+    fn nearby(&self) -> Vec<(BoxId, Vec<SocketAddr>)> {
+        Vec::new()
+    }
+
     fn ask(&self, to: BoxId, method: Method, body: Bytes, _: Duration) -> Answered {
         let wire = self.clone();
         Box::pin(async move {
