@@ -115,20 +115,20 @@ fn words(text: &str) -> Result<(Option<String>, ProofWords), String> {
     words.parse().map(|words| (name, words)).map_err(|error: segment::words::ProofWordsError| error.to_string())
 }
 
-/// What was asked for, looked through.
-struct Wanted {
-    roles: Roles,
-    labels: BTreeMap<String, String>,
-    timeout: Duration,
-}
-
 pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
     let domain = crate::up::cloud_domain(&args.domain)?;
     let labels: BTreeMap<_, _> = args.label.iter().cloned().collect();
     if labels.len() > BOX_LABELS_MAX {
         return Err(Failure::usage(format!("a box has {BOX_LABELS_MAX} labels at the most")));
     }
-    let wanted = Wanted { roles: args.roles.clone(), labels, timeout: args.timeout.0 };
+    let wanted = Founding {
+        cloud: args.cloud.clone(),
+        domain,
+        tenant: args.first_tenant.clone(),
+        roles: args.roles.clone(),
+        labels,
+        timeout: args.timeout.0,
+    };
     let mut operator = Operator::open()?;
     let (session, joined) = if args.new { (None, None) } else { cloud_of_context(cx).await? };
     if joined.is_none() && !args.roles.has(Role::Persistence) {
@@ -144,7 +144,7 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
     }
     for one in &found {
         let said = words_for(&args, one)?;
-        let is_known = joined.as_ref().is_some_and(|view| joining::is_member(view, one)) || is_founded(&args, &operator, one);
+        let is_known = joined.as_ref().is_some_and(|view| joining::is_member(view, one)) || is_founded(&args.cloud, &operator, one);
         if !is_known {
             compare(cx, &operator, one, said)?;
         }
@@ -154,8 +154,9 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
     let (session, view) = match (session, joined) {
         (Some(session), Some(view)) => (session, view),
         _ => {
-            let first = found.remove(0);
-            let (founder, context) = found_cloud(cx, &mut operator, first, &args, &wanted, domain).await?;
+            let mut first = found.remove(0);
+            let context = found_cloud(cx, &mut operator, &mut first, &wanted).await?;
+            let founder = self::told(&first, began, Some(context.clone()));
             if found.is_empty() {
                 return say_founded(cx, &founder, &context, &args);
             }
@@ -225,44 +226,50 @@ fn words_for(args: &FirmArgs, found: &Found) -> Outcome<Option<ProofWords>> {
     Ok(given.next().map(|(_, words)| *words))
 }
 
-/// It was told before, and whoever told it was called away: what is left is to get at it.
-fn is_founded(args: &FirmArgs, operator: &Operator, found: &Found) -> bool {
-    let about = &found.about;
-    about.standing == "firm" && about.cloud_name.as_ref() == Some(&args.cloud) && operator.knows(about.id)
+/// A cloud that is to be, and what its first box is to be.
+pub(super) struct Founding {
+    pub(super) cloud: Name,
+    pub(super) domain: String,
+    pub(super) tenant: Name,
+    pub(super) roles: Roles,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) timeout: Duration,
 }
 
-/// Makes the box the first of a new cloud, and gets what commands need.
-async fn found_cloud(
+/// It was told before, and whoever told it was called away: what is left is to get at it.
+fn is_founded(cloud: &Name, operator: &Operator, found: &Found) -> bool {
+    let about = &found.about;
+    about.standing == "firm" && about.cloud_name.as_ref() == Some(cloud) && operator.knows(about.id)
+}
+
+/// Makes the box the first of a new cloud, and gets what commands need: the context's name.
+pub(super) async fn found_cloud(
     cx: &Cx,
     operator: &mut Operator,
-    mut found: Found,
-    args: &FirmArgs,
-    wanted: &Wanted,
-    domain: String,
-) -> Outcome<(Told, Name)> {
-    free(&args.cloud, &found)?;
-    let began = Instant::now();
-    if !is_founded(args, operator, &found) {
+    found: &mut Found,
+    founding: &Founding,
+) -> Outcome<Name> {
+    free(&founding.cloud, found)?;
+    if !is_founded(&founding.cloud, operator, found) {
         let cloud = draw_cloud().map_err(|error| Failure::of(Exit::Refused, &error))?;
         let assignment = Assignment {
             cloud,
-            name: args.cloud.clone(),
-            roles: wanted.roles.clone(),
-            way: Way::Found { domain, tenant: args.first_tenant.clone() },
-            labels: wanted.labels.clone(),
+            name: founding.cloud.clone(),
+            roles: founding.roles.clone(),
+            way: Way::Found { domain: founding.domain.clone(), tenant: founding.tenant.clone() },
+            labels: founding.labels.clone(),
             operators: vec![operator.identity.id()],
         };
-        let order = order(&found, What::Firm(Box::new(assignment)))?;
-        found.visit.order(&order).await.map_err(|error| refused(&found, &error))?;
+        let order = order(found, What::Firm(Box::new(assignment)))?;
+        found.visit.order(&order).await.map_err(|error| refused(found, &error))?;
         operator.claim(found.about.id);
-        wait(cx, operator, &mut found, &Until::Firm { roles: wanted.roles.clone() }, wanted.timeout).await?;
+        wait(cx, operator, found, &Until::Firm { roles: founding.roles.clone() }, founding.timeout).await?;
         if found.about.cloud != Some(cloud) {
             let name = found.about.id.name();
             return Err(Failure::new(Exit::Refused, format!("{name} is firm, but of another cloud")));
         }
     }
-    let context = access(operator, &mut found, &args.cloud, wanted.timeout).await?;
-    Ok((told(&found, began, Some(context.clone())), context))
+    access(operator, found, &founding.cloud, founding.timeout).await
 }
 
 fn say_founded(cx: &Cx, told: &Told, context: &Name, args: &FirmArgs) -> Outcome {

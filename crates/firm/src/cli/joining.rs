@@ -73,7 +73,7 @@ pub(super) async fn join(
     Ok(boxes)
 }
 
-async fn tell(
+pub(super) async fn tell(
     operator: &mut Operator,
     session: &Session,
     view: &CloudView,
