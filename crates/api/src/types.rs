@@ -8,7 +8,7 @@ use base::{BoxId, CloudId, Digest, Domain, Name, ReleaseNo, Roles, Timestamp, To
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use state::manifest::Fault;
-use state::{Ceiling, Change, Grant, Manifest, Origin};
+use state::{Ceiling, Change, Grant, Manifest, Origin, Signed};
 
 /// The answer to every request that didn't do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -139,6 +139,9 @@ pub struct BoxAdmit {
     pub labels: BTreeMap<String, String>,
     /// The order that it is given: it comes with this one or not at all.
     pub order: String,
+    /// An operator's word for its key and roles. Without one it makes no tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warrant: Option<Signed>,
 }
 
 /// The holder of the token that was sent.

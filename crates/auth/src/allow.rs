@@ -110,6 +110,7 @@ mod tests {
                 label: format!("token {seed}"),
                 hash: minted.hash,
                 expires: *expires,
+                signed: None,
             });
         }
         record

@@ -20,6 +20,7 @@ fn no_other_text_is_the_token() {
         label: "operator".to_owned(),
         hash: minted.hash,
         expires: None,
+        signed: None,
     };
     record.apply(&Entry { at: NOW, by: Actor::Box, command }).expect("the first token of a record");
     let empty = format!("firm_{}_", minted.id);

@@ -6,11 +6,13 @@
 mod allow;
 mod seal;
 mod share;
+mod word;
 mod token;
 
 pub use allow::{Caller, Denied, Wants, identify, may};
 pub use seal::{Key, OpenError};
 pub use share::{Pass, PassError};
+pub use word::{access_word, token_word, warrant_word};
 pub use token::{Minted, mint};
 
 #[cfg(test)]

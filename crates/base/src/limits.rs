@@ -644,6 +644,12 @@ pub const BOX_MOVED_LOOK: Duration = Duration::from_secs(2);
 /// Blank boxes that a box tells its cloud of, with so many addresses each.
 pub const NEARBY_TOLD_MAX: usize = 64;
 pub const NEARBY_ADDRESSES_MAX: usize = 4;
+/// What an auth box gets to make a token: a command of the record, and the way there and back.
+pub const MINT_TIME_MAX: Duration = Duration::from_secs(5);
+/// Tokens whose signature a box remembers to be right, 40 bytes each.
+pub const TOKENS_CHECKED_MAX: usize = 16_384;
+/// Operators' wishes for access that an auth box remembers, so that none is fulfilled twice while it is young.
+pub const ACCESS_WISHES_REMEMBERED: usize = 4_096;
 /// A box that was silent for so long is shown as such: three beats and the time of one.
 pub const BOX_SILENCE: Duration = Duration::from_secs(4);
 /// A voter that is silent for so long is replaced where another box can vote: longer than a restart takes.

@@ -50,6 +50,17 @@ pub struct Assignment {
     pub labels: BTreeMap<String, String>,
     /// Whose orders the box takes from now on.
     pub operators: Vec<BoxId>,
+    /// What the box shows others of its cloud, who wonder whether an operator gave it its roles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warrant: Option<Warrant>,
+}
+
+/// An operator's signature for a box's key and roles in a cloud.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Warrant {
+    pub by: BoxId,
+    /// Ed25519, in base64.
+    pub signature: String,
 }
 
 /// How the box comes into the cloud.
@@ -83,6 +94,8 @@ pub struct Membership {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     pub operators: Vec<BoxId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warrant: Option<Warrant>,
     /// The order that it followed.
     pub order: OrderId,
     pub since: Timestamp,
@@ -207,6 +220,9 @@ pub fn is_cloud_domain(text: &str) -> bool {
     text == "localhost" || text.parse::<Domain>().is_ok()
 }
 
+/// Characters of an Ed25519 signature in base64.
+const SIGNATURE_CHARS_MAX: usize = 88;
+
 impl Assignment {
     /// What an order says is its operator's, and an operator may be anybody: it is bounded before it is kept.
     pub fn check(&self) -> Result<(), NotTaken> {
@@ -216,6 +232,8 @@ impl Assignment {
         }
         room("operators", self.operators.len(), OPERATORS_MAX)?;
         room("labels", self.labels.len(), BOX_LABELS_MAX)?;
+        let signature = self.warrant.as_ref().map_or(0, |warrant| warrant.signature.len());
+        room("characters of a signature", signature, SIGNATURE_CHARS_MAX)?;
         if self.labels.iter().flat_map(|(key, value)| [key, value]).any(|text| text.parse::<Name>().is_err()) {
             return Err(NotTaken::Label);
         }
@@ -242,7 +260,7 @@ impl Task {
     /// What the box is, once this is done.
     #[must_use]
     pub fn membership(&self, since: Timestamp) -> Membership {
-        let Assignment { cloud, name, roles, labels, operators, way: _ } = self.assignment.as_ref().clone();
-        Membership { cloud, name, roles, labels, operators, order: self.order.clone(), since }
+        let Assignment { cloud, name, roles, labels, operators, warrant, way: _ } = self.assignment.as_ref().clone();
+        Membership { cloud, name, roles, labels, operators, warrant, order: self.order.clone(), since }
     }
 }

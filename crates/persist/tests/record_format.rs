@@ -35,6 +35,7 @@ fn commands() -> Vec<Command> {
         label: "laptop".to_owned(),
         hash: Digest::of(b"secret"),
         expires: Some(Timestamp(2_000_000_000_000)),
+        signed: None,
     };
     let push = |stage: &Name, content: &[u8], source: Option<&str>| Command::ReleaseCreate {
         tenant,

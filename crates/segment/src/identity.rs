@@ -90,6 +90,11 @@ impl Identity {
         signature.as_ref().try_into().expect("an Ed25519 signature has 64 bytes")
     }
 
+    /// As [`sign`](Self::sign), in base64.
+    pub fn sign_text(&self, context: Context, message: &[u8]) -> String {
+        data_encoding::BASE64.encode(&self.sign(context, message))
+    }
+
     /// The key as TLS wants it.
     pub fn tls_key(&self) -> Result<PrivatePkcs8KeyDer<'static>, IdentityError> {
         Ok(PrivatePkcs8KeyDer::from(self.to_pkcs8()?))
@@ -120,6 +125,8 @@ pub enum Context {
     Seal,
     /// A seal's word for the box that carries it.
     Sealed,
+    /// What an auth box or an operator vouches for. What it is stands at its head.
+    Word,
 }
 
 impl Context {
@@ -128,9 +135,16 @@ impl Context {
             Self::Order => b"firmament order 1\0",
             Self::Seal => b"firmament seal 1\0",
             Self::Sealed => b"firmament sealed 1\0",
+            Self::Word => b"firmament word 1\0",
         };
         [context, message].concat()
     }
+}
+
+/// As [`is_signed`], of a signature in base64.
+pub fn is_signed_text(key: BoxId, context: Context, message: &[u8], signature: &str) -> bool {
+    let signature = data_encoding::BASE64.decode(signature.as_bytes());
+    signature.is_ok_and(|signature| is_signed(key, context, message, &signature))
 }
 
 /// Did the holder of `key` sign this `message`?

@@ -98,8 +98,11 @@ pub enum Call {
     /// A box that was told to be something else says goodbye, as what it was by this order: its cloud may have let it in
     /// again, as what it will be.
     Leave { order: firming::OrderId },
-    /// An operator asks the cloud for what the command line needs to speak with it.
-    Access,
+    /// An operator asks the cloud for what the command line needs to speak with it. The wish is the cloud's own matter.
+    Access {
+        #[serde(default)]
+        wish: serde_json::Value,
+    },
 }
 
 /// The text that was signed, as it was signed.

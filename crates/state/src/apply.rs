@@ -8,11 +8,11 @@ use base::limits::{
     LABEL_TEXT_BYTES_MAX, RELEASES_PER_APP_MAX, STAGE_HISTORY_MAX, STAGES_PER_APP_MAX, TENANTS_MAX,
     TOKENS_PER_TENANT_MAX,
 };
-use base::{AppId, DatabaseId, Digest, Domain, Name, ReleaseNo, Roles, TenantId, TokenId};
+use base::{AppId, BoxId, DatabaseId, Digest, Domain, Name, ReleaseNo, Roles, TenantId, TokenId};
 
 use crate::command::{Applied, Command, Entry, Event};
 use crate::manifest::variable_name;
-use crate::record::{App, Change, DomainClaim, How, LIVE, Origin, Record, Release, Sealed, Stage, Tenant, Token};
+use crate::record::{App, Change, DomainClaim, How, LIVE, Origin, Record, Release, Sealed, Signed, Stage, Tenant, Token};
 use crate::{Ceiling, Certificate, Grant, Manifest};
 
 /// Why the record didn't take a command. The record is as it was.
@@ -68,6 +68,8 @@ pub enum Refusal {
     NotFounded,
     #[error("a cloud needs an operator")]
     NoOperators,
+    #[error("that is no signature")]
+    Signature,
     #[error("the cloud has no box {0}")]
     NoBox(Name),
     #[error("box {0} was not admitted, or by another order: firm it anew")]
@@ -86,6 +88,14 @@ pub enum Refusal {
     Full { what: &'static str, max: usize },
 }
 
+/// A signature of a length that one has. Whether it is one is for those who check it.
+pub(crate) fn short(signed: &Signed) -> Result<Signed, Refusal> {
+    if signed.signature.len() > SIGNATURE_CHARS_MAX { Err(Refusal::Signature) } else { Ok(signed.clone()) }
+}
+
+/// Characters of an Ed25519 signature in base64.
+const SIGNATURE_CHARS_MAX: usize = 88;
+
 pub(crate) type Outcome = Result<Applied, Refusal>;
 
 impl Record {
@@ -103,6 +113,7 @@ impl Record {
             Command::TenantDelete { tenant } => self.tenant_delete(*tenant),
             Command::TenantLimit { tenant, ceiling } => self.tenant_limit(*tenant, ceiling.as_ref()),
             Command::TokenCreate { .. } => self.token_create(entry),
+            Command::TokenSign { id, before, signed } => self.token_sign(*id, *before, signed),
             Command::TokenRevoke { tenant, id } => self.token_revoke(*tenant, *id),
             Command::ReleaseCreate { tenant, app, stage, content, manifest, source } => {
                 self.release_create(entry, *tenant, app, stage, *content, manifest, source.as_deref())
@@ -183,7 +194,7 @@ impl Record {
     }
 
     fn token_create(&mut self, entry: &Entry) -> Outcome {
-        let Command::TokenCreate { id, tenant, grant, label, hash, expires } = &entry.command else {
+        let Command::TokenCreate { id, tenant, grant, label, hash, expires, signed } = &entry.command else {
             unreachable!("called for this command alone");
         };
         if tenant.is_none() != (*grant == Grant::Operate) {
@@ -198,9 +209,26 @@ impl Record {
         let held = self.tokens.values().filter(|token| token.tenant == *tenant).count();
         room("tokens of a tenant", held, TOKENS_PER_TENANT_MAX)?;
         let label = cut(label);
-        let token =
-            Token { id: *id, tenant: *tenant, grant: *grant, label, hash: *hash, created: entry.at, expires: *expires };
+        let token = Token {
+            id: *id,
+            tenant: *tenant,
+            grant: *grant,
+            label,
+            hash: *hash,
+            created: entry.at,
+            expires: *expires,
+            signed: signed.as_ref().map(short).transpose()?,
+        };
         self.tokens.insert(*id, Arc::new(token));
+        Ok(Applied::default())
+    }
+
+    fn token_sign(&mut self, id: TokenId, before: Option<BoxId>, signed: &Signed) -> Outcome {
+        let signed = short(signed)?;
+        let token = self.tokens.get_mut(&id).ok_or(Refusal::NoToken(id))?;
+        if token.signed.as_ref().map(|signed| signed.by) == before {
+            Arc::make_mut(token).signed = Some(signed);
+        }
         Ok(Applied::default())
     }
 

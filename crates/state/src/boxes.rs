@@ -11,9 +11,9 @@ use base::limits::{BOX_ADDRESSES_MAX, BOX_LABELS_MAX, BOXES_EVICTED_MAX, BOXES_M
 use base::{BoxId, CloudId, DatabaseId, Name, Role, Roles, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::apply::{Outcome, Refusal, room};
+use crate::apply::{Outcome, Refusal, room, short};
 use crate::command::{Applied, Entry, Event};
-use crate::record::Record;
+use crate::record::{Record, Signed};
 
 /// What the cloud is, and all its boxes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +47,9 @@ pub struct CloudBox {
     /// None until it has come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joined: Option<Timestamp>,
+    /// An operator's word for its key and roles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warrant: Option<Signed>,
     /// Where its links are listened for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<SocketAddr>,
@@ -63,6 +66,9 @@ pub struct Admission {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     pub order: String,
+    /// An operator's word for its key and roles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warrant: Option<Signed>,
 }
 
 impl Boxes {
@@ -294,6 +300,7 @@ fn admitted(boxes: &Boxes, entry: &Entry, admission: &Admission) -> Result<Cloud
         admitted: entry.at,
         order: admission.order.chars().take(ORDER_CHARS_MAX).collect(),
         joined: None,
+        warrant: admission.warrant.as_ref().map(short).transpose()?,
         addresses: Vec::new(),
         leaving: false,
     })
@@ -319,6 +326,7 @@ mod tests {
             roles: roles.parse().expect("roles"),
             labels: BTreeMap::from([("rack".to_owned(), "7".to_owned())]),
             order: order.to_owned(),
+            warrant: None,
         }
     }
 

@@ -7,7 +7,7 @@ use base::{AppId, BoxId, CloudId, DatabaseId, Digest, Domain, Name, ReleaseNo, T
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Admission, Ceiling, Certificate, Grant, Manifest, Sealed};
+use crate::{Admission, Ceiling, Certificate, Grant, Manifest, Sealed, Signed};
 
 /// A command, when it was proposed and by whom: one line of the record's log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +52,13 @@ pub enum Command {
         tenant: TenantId,
         ceiling: Option<Ceiling>,
     },
+    /// An auth box's word for a token that has none, or whose maker goes.
+    TokenSign {
+        id: TokenId,
+        /// Who signed it until now: a second box that would do the same comes too late.
+        before: Option<BoxId>,
+        signed: Signed,
+    },
     TokenCreate {
         id: TokenId,
         tenant: Option<TenantId>,
@@ -59,6 +66,9 @@ pub enum Command {
         label: String,
         hash: Digest,
         expires: Option<Timestamp>,
+        /// By whom it is made, where the cloud has boxes for that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signed: Option<Signed>,
     },
     TokenRevoke {
         tenant: Option<TenantId>,

@@ -158,6 +158,7 @@ fn life() -> Vec<Entry> {
             label: "ci".to_owned(),
             hash: Digest::of(b"token"),
             expires: Some(Timestamp(9)),
+            signed: None,
         },
         release(&live),
         release(&next),

@@ -17,7 +17,7 @@ pub use boxes::{Admission, Boxes, CloudBox};
 pub use command::{Actor, Applied, Command, Entry, Event};
 pub use manifest::Manifest;
 pub use record::{
-    App, Ceiling, Certificate, Change, DomainClaim, FORMAT, Grant, How, Origin, Record, Release, Sealed, Stage, Tenant,
+    App, Ceiling, Certificate, Change, DomainClaim, FORMAT, Grant, How, Origin, Record, Release, Sealed, Signed, Stage, Tenant,
     Token,
 };
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use base::{AppId, DatabaseId, Digest, Domain, Name, Rate, ReleaseNo, TenantId, Timestamp, TokenId};
+use base::{AppId, BoxId, DatabaseId, Digest, Domain, Name, Rate, ReleaseNo, TenantId, Timestamp, TokenId};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -119,6 +119,18 @@ pub struct Token {
     pub hash: Digest,
     pub created: Timestamp,
     pub expires: Option<Timestamp>,
+    /// By whom it was made, where the cloud has boxes for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed: Option<Signed>,
+}
+
+/// Somebody's word for something, which others check: the record keeps it and believes nothing of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Signed {
+    pub by: BoxId,
+    /// Ed25519, in base64.
+    pub signature: String,
 }
 
 /// An app: its releases, and the stages that run them.

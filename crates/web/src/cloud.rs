@@ -24,7 +24,7 @@ use crate::manage::Places;
 use crate::observe::{Export, Exporter, Meters, Otlp};
 use crate::router::{Builder, Router, seal_tenant_key};
 use crate::throttle::Throttles;
-use crate::tier::{self, Beats, Chunks, Far, Known, Method, Tier};
+use crate::tier::{self, Beats, Chunks, Far, Known, Makers, Method, MintError, Tier, Wish};
 use crate::tls::{self, Authority, TlsError};
 use crate::{code, listen};
 
@@ -99,6 +99,8 @@ pub struct Cloud {
     pub(crate) far: Option<Far>,
     /// What the others said last of how they are.
     pub(crate) beats: Beats,
+    /// Whose tokens are believed.
+    pub(crate) makers: Makers,
     pub(crate) sandbox: Sandbox,
     pub(crate) key: Key,
     pub(crate) authority: Arc<Authority>,
@@ -151,6 +153,7 @@ impl Cloud {
         Ok(Arc::new(Self {
             settings,
             chunks: Chunks::new(store.chunks.clone(), far.clone()),
+            makers: Makers::new(far.as_ref()),
             far,
             beats: Beats::default(),
             store,
@@ -233,15 +236,15 @@ impl Cloud {
     }
 
     /// A fresh operator's token under this label, in the place of those that had it before.
-    pub async fn operator_token(&self, label: &str) -> Result<auth::Minted, CloudError> {
+    pub(crate) async fn operator_token(&self, label: &str) -> Result<auth::Minted, MintError> {
         let record = self.record();
         let before: Vec<_> =
             record.tokens().filter(|held| held.tenant.is_none() && held.label == label).map(|held| held.id).collect();
-        let token = mint_token().map_err(CloudError::Random)?;
-        self.grant_operator(&token, label).await?;
+        let wish = Wish { tenant: None, grant: Grant::Operate, label: label.to_owned(), expires: None };
+        let token = self.mint_here(Actor::Box, wish).await?;
         for id in before {
             let command = Command::TokenRevoke { tenant: None, id };
-            self.propose(Actor::Box, command).await.map_err(CloudError::Found)?;
+            self.propose(Actor::Box, command).await.map_err(MintError::Propose)?;
         }
         Ok(token)
     }
@@ -254,6 +257,7 @@ impl Cloud {
             label: label.to_owned(),
             hash: token.hash,
             expires: None,
+            signed: None,
         };
         self.propose(Actor::Box, command).await.map_err(CloudError::Found)?;
         Ok(())
@@ -294,12 +298,20 @@ impl Cloud {
     pub(crate) async fn follow(self: Arc<Self>) {
         let (record, mut watcher) = self.store.record.subscribe();
         self.show_whole(&record);
+        self.show_makers(&record);
         self.store.drop_unknown().await;
         while let Some(news) = watcher.next().await {
-            match news {
-                News::Changed { record, events } => self.show_changes(&record, &events),
-                News::Lagged { record } => self.show_whole(&record),
-            }
+            let record = match news {
+                News::Changed { record, events } => {
+                    self.show_changes(&record, &events);
+                    record
+                }
+                News::Lagged { record } => {
+                    self.show_whole(&record);
+                    record
+                }
+            };
+            self.show_makers(&record);
         }
     }
 
@@ -310,6 +322,9 @@ impl Cloud {
             // The record knows whom it believes what.
             return Ok(self.store.record.answer(from, body).await);
         }
+        if method == Method::Mint {
+            return self.answer_mint(from, &body).await;
+        }
         if let Some(answered) = self.answer_beat(from, method, &body) {
             return answered;
         }
@@ -317,7 +332,7 @@ impl Cloud {
             return Err(format!("{} is no box that asks for tenants' data", from.long_name()));
         }
         match method {
-            Method::Record | Method::Beat | Method::Vitals => Err("it was answered before".to_owned()),
+            Method::Record | Method::Beat | Method::Vitals | Method::Mint => Err("it was answered before".to_owned()),
             Method::Data => {
                 let (databases, me) = (&self.store.databases, far.tier.me());
                 tier::answer_data(databases, &far.known, me, &body, code::refused).await

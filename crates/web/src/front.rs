@@ -371,7 +371,7 @@ impl Visit {
                 return Ok(self.to_tls(host));
             }
             let now: Timestamp = SystemTime::now().into();
-            if let Err(answer) = gate::check(&site, &self.core.cloud.record(), now, &self.request, self.id()) {
+            if let Err(answer) = gate::check(&site, &self.core.cloud, now, &self.request, self.id()) {
                 return Ok(*answer);
             }
         }

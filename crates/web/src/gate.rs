@@ -3,12 +3,13 @@
 //! What opens the gate is taken off the request before the app sees it. An app that could read a visitor's token
 //! could act as them.
 
-use auth::{Pass, Wants, identify, may};
+use auth::{Pass, Wants, may};
 use base::Timestamp;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
-use state::{Grant, Record};
+use state::Grant;
 
 use crate::answer::{Body, Page, redirect};
+use crate::cloud::Cloud;
 use crate::router::Site;
 
 /// The query parameter of a share link, and the cookie that it becomes.
@@ -17,7 +18,7 @@ pub(crate) const PASS: &str = "firm-pass";
 /// May this request see the private stage? `Err` is the answer that it gets instead.
 pub(crate) fn check<B>(
     site: &Site,
-    record: &Record,
+    cloud: &Cloud,
     now: Timestamp,
     request: &Request<B>,
     id: &str,
@@ -33,7 +34,7 @@ pub(crate) fn check<B>(
     if cookies(request.headers()).filter_map(|cookie| pass_of(cookie.trim())).any(|pass| verify(pass).is_ok()) {
         return Ok(());
     }
-    let caller = identify(record, now, bearer(request.headers()));
+    let caller = cloud.identify(&cloud.record(), now, bearer(request.headers()));
     match caller.and_then(|caller| may(&caller, Wants::Member(site.tenant, Grant::Visit))) {
         Ok(()) => Ok(()),
         Err(_) => Err(Box::new(closed(id))),

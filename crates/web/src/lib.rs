@@ -31,7 +31,7 @@ mod upload;
 pub use cloud::{Cloud, CloudError, Place, Settings, mint_token};
 pub use listen::{ListenError, Node};
 pub use observe::{Exporter, Otlp};
-pub use tier::{Answered, Known, Method, Tier, TierError};
+pub use tier::{AccessWish, Answered, Known, Method, MintError, Tier, TierError};
 pub use tls::write_private;
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
 use api::{Endpoint, Found, Needs, Operation};
-use auth::{Caller, Denied, Wants, identify, may};
+use auth::{Caller, Denied, Wants, may};
 use base::limits::{API_BODY_BYTES_MAX, API_BODY_TIME_MAX, API_SMALL_BODY_BYTES_MAX, CHUNK_BYTES_MAX};
 use base::{Name, TenantId, Timestamp};
 use bytes::Bytes;
@@ -46,6 +46,8 @@ use refusal::Refusal;
 pub(crate) struct Call {
     cloud: Arc<Cloud>,
     caller: Option<Caller>,
+    /// What they sent to be known.
+    bearer: Option<String>,
     /// The tenant in the path, where there is one.
     tenant: Option<TenantId>,
     path: Vec<(&'static str, String)>,
@@ -103,6 +105,7 @@ fn admitted<B>(core: &Rc<Core>, request: &Request<B>) -> Result<(&'static Endpoi
     let mut call = Call {
         cloud: Arc::clone(&core.cloud),
         caller: None,
+        bearer: None,
         tenant: None,
         path,
         query: request.uri().query().map(query).unwrap_or_default(),
@@ -172,7 +175,7 @@ impl Call {
             return Ok(());
         }
         let record = self.cloud.record();
-        let caller = identify(&record, SystemTime::now().into(), bearer).map_err(Refusal::denied)?;
+        let caller = self.cloud.identify(&record, SystemTime::now().into(), bearer).map_err(Refusal::denied)?;
         let own = caller.token().tenant.and_then(|tenant| record.tenant(tenant)).map(|tenant| &tenant.name);
         let named = self.path.iter().find(|(name, _)| *name == "tenant").map(|(_, value)| value.as_str());
         let refused = |denied| match (denied, own, named) {
@@ -198,6 +201,7 @@ impl Call {
             None => None,
         };
         self.caller = Some(caller);
+        self.bearer = bearer.map(str::to_owned);
         Ok(())
     }
 

@@ -7,8 +7,10 @@
 
 mod beats;
 mod data;
+mod tokens;
 mod voters;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,6 +26,8 @@ use state::Boxes;
 use persist::chunks::GetError;
 
 pub(crate) use beats::{Beats, Heard};
+pub use tokens::{AccessWish, MintError};
+pub(crate) use tokens::{Makers, Wish};
 pub(crate) use data::{Far, Operation, Raw, answer as answer_data};
 
 /// What is asked.
@@ -39,10 +43,12 @@ pub enum Method {
     Beat,
     /// How all the others are, as the one who is asked has heard.
     Vitals,
+    /// A token, of an auth box.
+    Mint,
 }
 
 impl Method {
-    const ALL: [Self; 5] = [Self::Record, Self::Data, Self::Chunk, Self::Beat, Self::Vitals];
+    const ALL: [Self; 6] = [Self::Record, Self::Data, Self::Chunk, Self::Beat, Self::Vitals, Self::Mint];
 
     /// Its number between boxes, which stays what it is for ever.
     #[must_use]
@@ -53,6 +59,7 @@ impl Method {
             Self::Chunk => 3,
             Self::Beat => 16,
             Self::Vitals => 17,
+            Self::Mint => 18,
         }
     }
 
@@ -93,6 +100,21 @@ pub trait Tier: Send + Sync + 'static {
 
     /// What the record says of the boxes has changed.
     fn know(&self, boxes: &Arc<Boxes>);
+
+    /// Signs with this box's key what it vouches for.
+    fn vouch(&self, word: &[u8]) -> String;
+
+    /// Did the holder of this key vouch for it?
+    fn is_vouched(&self, by: BoxId, word: &[u8], signature: &str) -> bool;
+
+    /// Whose orders this box takes: by its own order, whatever the record says.
+    fn operators(&self) -> &BTreeSet<BoxId>;
+
+    /// Has this box ever known its cloud to have an auth box?
+    fn has_auth(&self) -> bool;
+
+    /// It has, from now on for ever.
+    fn keep_auth(&self);
 
     /// Asks a box, and waits no longer than `within`. May be called from any thread and runtime.
     fn ask(&self, to: BoxId, method: Method, body: Bytes, within: Duration) -> Answered;

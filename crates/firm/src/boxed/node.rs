@@ -15,7 +15,7 @@ use persist::Keeping;
 use persist::record::{Group, Peers, Start};
 use segment::authority::SystemClock;
 use segment::{Clock as _, Gday, Identity};
-use state::Admission;
+use state::{Admission, Signed};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use web::{Cloud, Node, Place, Settings, Tier};
@@ -87,8 +87,9 @@ impl BoxNode {
             known.store(Some(Arc::new(first)));
         }
         let links = others::runtime().map_err(|error| failed(&error))?;
+        let operators: BTreeSet<BoxId> = membership.operators.iter().copied().collect();
         let first: Vec<BoxId> = papers.first.iter().map(|it| it.id).collect();
-        let others = Others::new(identity, papers, dir.clone(), Arc::clone(&known), links.handle().clone(), gday);
+        let others = Others::new(identity, operators, papers, dir.clone(), Arc::clone(&known), links.handle().clone(), gday);
         let others = others.map_err(|error| failed(&error))?;
         let peers = Arc::clone(&others) as Arc<dyn Peers>;
         let me = identity.id();
@@ -192,6 +193,7 @@ async fn found(cloud: &Cloud, membership: &Membership, setup: &Setup, me: BoxId,
             roles: membership.roles.clone(),
             labels: membership.labels.clone(),
             order: membership.order.0.clone(),
+            warrant: membership.warrant.as_ref().map(|warrant| Signed { by: warrant.by, signature: warrant.signature.clone() }),
         };
         let operators: BTreeSet<BoxId> = membership.operators.iter().copied().collect();
         let founded = cloud.found_boxes((membership.cloud, membership.name.clone()), operators, first, ports.dialled());

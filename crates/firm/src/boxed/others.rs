@@ -1,6 +1,7 @@
 //! The other boxes of the cloud, reached over links: what the record, the tenants' data and the box itself ask of them.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +13,8 @@ use base::limits::{LINK_ADDRESSES_MAX, LINK_LANES_MAX, RENEW_TIME_MAX};
 use base::{BoxId, Role, Timestamp};
 use bytes::Bytes;
 use persist::record::{Answer, PeerError, Peers, Trust, Weight};
-use segment::authority::{SystemClock, Subject};
+use segment::authority::{Subject, SystemClock};
+use segment::identity::{Context, is_signed_text};
 use segment::link::{CallError, Caller, Class, Pace, Refused};
 use segment::{Certificate, Clock as _, Gday, Identity, Links};
 use state::Boxes;
@@ -35,6 +37,8 @@ const REFUSED: u16 = 1;
 /// The others, and this box's papers.
 pub(super) struct Others {
     me: BoxId,
+    identity: Identity,
+    operators: BTreeSet<BoxId>,
     links: Links,
     known: Known,
     papers: Mutex<Papers>,
@@ -70,6 +74,7 @@ pub(super) fn runtime() -> std::io::Result<Runtime> {
 impl Others {
     pub(super) fn new(
         identity: &Identity,
+        operators: BTreeSet<BoxId>,
         papers: Papers,
         node: PathBuf,
         known: Known,
@@ -82,6 +87,8 @@ impl Others {
         let links = Links::new(identity, certificate, trust, admission, SystemClock, Pace::of_limits())?;
         let others = Self {
             me: identity.id(),
+            identity: identity.clone(),
+            operators,
             links,
             known: Arc::clone(&known),
             papers: Mutex::new(papers),
@@ -248,6 +255,28 @@ impl Tier for Others {
         }
     }
 
+    fn vouch(&self, word: &[u8]) -> String {
+        self.identity.sign_text(Context::Word, word)
+    }
+
+    fn is_vouched(&self, by: BoxId, word: &[u8], signature: &str) -> bool {
+        is_signed_text(by, Context::Word, word, signature)
+    }
+
+    fn operators(&self) -> &BTreeSet<BoxId> {
+        &self.operators
+    }
+
+    fn has_auth(&self) -> bool {
+        self.papers().has_auth
+    }
+
+    fn keep_auth(&self) {
+        if let Err(error) = self.keep(|kept| kept.has_auth = true) {
+            tracing::error!("it can't be written down that tokens are made by auth boxes: {}", base::chain(&error));
+        }
+    }
+
     fn ask(&self, to: BoxId, method: Method, body: Bytes, within: Duration) -> Answered {
         let class = class_of(method);
         let links = self.links.lane(lane());
@@ -269,7 +298,7 @@ impl Tier for Others {
 /// Which calls may carry how much.
 fn class_of(method: Method) -> Class {
     match method {
-        Method::Record | Method::Beat => Class::Control,
+        Method::Record | Method::Beat | Method::Mint => Class::Control,
         Method::Data | Method::Vitals => Class::Data,
         Method::Chunk => Class::Bulk,
     }

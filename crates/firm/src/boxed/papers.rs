@@ -57,6 +57,9 @@ pub(super) struct Papers {
     authority: Option<String>,
     /// Persistence boxes of the cloud, as they were last known: whom to ask after a start.
     pub(super) first: Vec<CloudBox>,
+    /// The cloud has had auth boxes: tokens are theirs to make, whatever the record says later.
+    #[serde(default)]
+    pub(super) has_auth: bool,
 }
 
 /// What a box gets that joins.
@@ -79,6 +82,7 @@ impl Papers {
             certificate,
             authority: Some(BASE64.encode(&authority.to_bytes())),
             first: Vec::new(),
+            has_auth: false,
         })
     }
 
@@ -129,6 +133,7 @@ pub(super) fn welcome(
             certificate: authority.issue(id, roles, now).map_err(PapersError::Authority)?,
             authority: mine.authority.clone().filter(|_| roles.has(Role::Persistence)),
             first,
+            has_auth: mine.has_auth,
         },
         sealing_key: BASE64.encode(&text(SEALING_KEY)?),
         names_key: utf8(text(NAMES_KEY)?)?,

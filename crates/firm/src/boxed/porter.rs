@@ -14,7 +14,7 @@ use persist::ProposeError;
 use segment::knock::{About, Call, Caller, Hardware, Porter, Refused, RefusedCode, Reply, read_order};
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
-use web::Cloud;
+use web::{AccessWish, Cloud};
 
 use super::Brought;
 use super::console::Console;
@@ -198,7 +198,7 @@ impl BoxPorter {
         }
     }
 
-    async fn access(&self, caller: &Caller) -> Result<Reply, Refused> {
+    async fn access(&self, caller: &Caller, wish: serde_json::Value) -> Result<Reply, Refused> {
         let operator = caller.introduction.with;
         let (standing, access) = {
             let told = self.shared.told();
@@ -212,8 +212,12 @@ impl BoxPorter {
         }
         let why = self.shared.about().why.unwrap_or_else(|| "it is starting".to_owned());
         let access = access.ok_or_else(|| Refused::not_now(format!("the node doesn't run yet: {why}")))?;
-        let label = format!("operator {}", operator.long_name());
-        let token = access.cloud.operator_token(&label).await.map_err(|error| {
+        let wish: AccessWish = serde_json::from_value(wish)
+            .map_err(|_| Refused::no("the wish for access can't be read: are the box and the program of one version?"))?;
+        if wish.by != operator {
+            return Err(Refused::no("the wish for access is another operator's"));
+        }
+        let token = access.cloud.operator_access(wish).await.map_err(|error| {
             tracing::error!(error = base::chain(&error), "no token can be made for an operator");
             Refused::not_now(base::chain(&error))
         })?;
@@ -260,7 +264,7 @@ impl Porter for BoxPorter {
         match call {
             Call::About => Ok(Reply::About(Box::new(self.shared.about()))),
             Call::Order { order } => self.order(caller, &order).await,
-            Call::Access => self.access(caller).await,
+            Call::Access { wish } => self.access(caller, wish).await,
             Call::Join { order, addresses } => self.join(caller, order, addresses).await,
             Call::Leave { order } => self.leave(caller, &order).await,
         }

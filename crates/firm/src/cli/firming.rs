@@ -259,6 +259,7 @@ pub(super) async fn found_cloud(
             way: Way::Found { domain: founding.domain.clone(), tenant: founding.tenant.clone() },
             labels: founding.labels.clone(),
             operators: vec![operator.identity.id()],
+            warrant: Some(operator.warrant(cloud, found.about.id, &founding.roles)),
         };
         let order = order(found, What::Firm(Box::new(assignment)))?;
         found.visit.order(&order).await.map_err(|error| refused(found, &error))?;
@@ -523,7 +524,9 @@ pub(super) async fn wait(cx: &Cx, operator: &Operator, found: &mut Found, wanted
 async fn access(operator: &Operator, found: &mut Found, cloud: &Name, within: Duration) -> Outcome<Name> {
     let began = Instant::now();
     let answer = loop {
-        match found.visit.access().await {
+        let of = found.about.cloud.ok_or_else(|| Failure::new(Exit::Refused, "the box is of no cloud"))?;
+        let wish = operator.wish(of, found.about.id)?;
+        match found.visit.access(wish).await {
             Ok(answer) => break answer,
             Err(error) if began.elapsed() > within.min(KNOCK_ANSWER_TIME_MAX) => {
                 return Err(Failure::new(

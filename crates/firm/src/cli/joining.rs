@@ -6,6 +6,7 @@ use api::{BoxAdmit, BoxView, CloudView};
 use base::Roles;
 use firming::{Assignment, What, Way};
 use http::Method;
+use state::Signed;
 
 use super::failure::{Failure, Outcome};
 use super::firming::{order, refused};
@@ -88,6 +89,7 @@ pub(super) async fn tell(
     }
     let mut doors = cloud::doors(view);
     doors.retain(|door| door.id != id);
+    let warrant = operator.warrant(view.cloud, id, roles);
     let assignment = Assignment {
         cloud: view.cloud,
         name: view.name.clone(),
@@ -95,9 +97,16 @@ pub(super) async fn tell(
         way: Way::Join { doors },
         labels: labels.clone(),
         operators,
+        warrant: Some(warrant.clone()),
     };
     let order = order(found, What::Firm(Box::new(assignment)))?;
-    let admit = BoxAdmit { id, roles: roles.clone(), labels: labels.clone(), order: order.id.0.clone() };
+    let admit = BoxAdmit {
+        id,
+        roles: roles.clone(),
+        labels: labels.clone(),
+        order: order.id.0.clone(),
+        warrant: Some(Signed { by: warrant.by, signature: warrant.signature }),
+    };
     let _: BoxView = session.send(Method::POST, "/v1/boxes", &admit).await?;
     // The line that there was may have been idle for long.
     found.visit = operator.knock(found.address, Some(id)).await.map_err(|error| refused(found, &error))?;

@@ -15,9 +15,10 @@ use base::limits::{
     ADDRESS_LOOK_TIME_MAX, BOX_LOOK_TIME_MAX, BOXES_KNOCKED_AT_ONCE, BOXES_LOOK_TIME_MAX, INTRODUCTIONS_REMEMBERED_MAX,
     KNOCK_PORT,
 };
-use base::{BoxId, Name, Roles};
+use base::{BoxId, CloudId, Name, Roles};
+use firming::Warrant;
 use futures_util::StreamExt as _;
-use segment::identity::write_private;
+use segment::identity::{Context, write_private};
 use segment::knock::{About, Remembered, VisitError};
 use segment::{Gday, Identity, Visit};
 use serde::{Deserialize, Serialize};
@@ -99,6 +100,23 @@ impl Operator {
         if let Ok(text) = serde_json::to_vec(&self.remembered) {
             let _ = write_private(&self.introductions, &text);
         }
+    }
+
+    /// This operator's word for a box's key and roles in a cloud.
+    pub(super) fn warrant(&self, cloud: CloudId, id: BoxId, roles: &Roles) -> Warrant {
+        let signature = self.identity.sign_text(Context::Word, &auth::warrant_word(cloud, id, roles));
+        Warrant { by: self.identity.id(), signature }
+    }
+
+    /// This operator's wish for a token, at the door of that box.
+    pub(super) fn wish(&self, cloud: CloudId, door: BoxId) -> Outcome<serde_json::Value> {
+        let mut nonce = [0; 16];
+        getrandom::fill(&mut nonce)
+            .map_err(|error| Failure::new(Exit::Refused, format!("the system gives no random bytes: {error}")))?;
+        let (by, at) = (self.identity.id(), when::now());
+        let signature = self.identity.sign_text(Context::Word, &auth::access_word(cloud, door, at, nonce));
+        let wish = web::AccessWish { at, nonce, by, signature };
+        serde_json::to_value(&wish).map_err(|error| Failure::new(Exit::Refused, error.to_string()))
     }
 
     pub(super) async fn knock(&self, address: SocketAddr, wanted: Option<BoxId>) -> Result<Visit, VisitError> {

@@ -21,6 +21,7 @@ fn assignment(cloud: u8) -> Assignment {
         way: Way::Join { doors: vec![Door { id: BoxId([9; 32]), addresses: vec![address] }] },
         labels: std::collections::BTreeMap::new(),
         operators: vec![OPERATOR],
+        warrant: None,
     }
 }
 

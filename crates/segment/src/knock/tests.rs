@@ -47,7 +47,7 @@ impl Porter for Ear {
                 Ok(Reply::Taken)
             }
             Call::Join { .. } | Call::Leave { .. } => Err(Refused::not_now("later")),
-            Call::Access => Err(Refused::no("never")),
+            Call::Access { .. } => Err(Refused::no("never")),
         }
     }
 }

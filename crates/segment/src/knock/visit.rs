@@ -239,8 +239,8 @@ impl Visit {
     }
 
     /// Asks for what the command line needs.
-    pub async fn access(&mut self) -> Result<serde_json::Value, VisitError> {
-        match self.ask(&Call::Access).await? {
+    pub async fn access(&mut self, wish: serde_json::Value) -> Result<serde_json::Value, VisitError> {
+        match self.ask(&Call::Access { wish }).await? {
             Reply::Access(answer) => Ok(answer),
             _ => Err(VisitError::Confused { address: self.address }),
         }

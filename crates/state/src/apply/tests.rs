@@ -74,7 +74,7 @@ fn secret(app: &str, stage: &str, variable: &str) -> Command {
 
 fn token(id: u64, tenant: Option<TenantId>, grant: Grant, expires: Option<u64>) -> Command {
     let (label, hash, expires) = ("laptop".to_owned(), Digest::of(b"secret"), expires.map(Timestamp));
-    Command::TokenCreate { id: TokenId(id), tenant, grant, label, hash, expires }
+    Command::TokenCreate { id: TokenId(id), tenant, grant, label, hash, expires, signed: None }
 }
 
 fn claim(app: &str, text: &str) -> Command {
@@ -458,7 +458,7 @@ fn people_s_words_are_kept_as_long_as_a_ledger_shows_them() {
         unreachable!("it makes one")
     };
     let label = "é".repeat(LABEL_TEXT_BYTES_MAX);
-    record.apply(&entry(1, Command::TokenCreate { id, tenant, grant, label, hash, expires })).expect("the id is new");
+    record.apply(&entry(1, Command::TokenCreate { id, tenant, grant, label, hash, expires, signed: None })).expect("the id is new");
     let kept = &record.token(id).expect("just made").label;
     assert_eq!(kept.len(), LABEL_TEXT_BYTES_MAX);
 }
@@ -484,6 +484,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         2 => (token(), proptest::option::of(tenant()), grant, ".{0,9}", proptest::option::of(any::<u64>()))
             .prop_map(|(id, tenant, grant, label, expires)| Command::TokenCreate {
                 id, tenant, grant, label, hash: Digest::of(b""), expires: expires.map(Timestamp),
+                signed: None,
             }),
         1 => (proptest::option::of(tenant()), token()).prop_map(|(tenant, id)| Command::TokenRevoke { tenant, id }),
         6 => (tenant(), app(), stage(), "[a-c]", manifest, proptest::option::of(".{0,300}"))

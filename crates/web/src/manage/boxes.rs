@@ -34,7 +34,7 @@ pub(crate) async fn box_list(call: Call) -> Answer {
 }
 
 pub(crate) async fn box_admit(call: Call) -> Answer {
-    let BoxAdmit { id, roles, labels, order } = call.json()?;
+    let BoxAdmit { id, roles, labels, order, warrant } = call.json()?;
     let view = detached(call, async move |call| {
         // A box that was wiped must not be taken for the voter that it was: it would deny what it promised.
         let is_joined = held(call)?.boxes.get(&id).is_some_and(|it| it.joined.is_some());
@@ -43,7 +43,7 @@ pub(crate) async fn box_admit(call: Call) -> Answer {
             return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "not_drained", said)
                 .help("try again in a moment; if it stays so, see who is silent with `firm status`"));
         }
-        call.propose(Command::BoxAdmit { admission: Admission { id, roles, labels, order } }).await?;
+        call.propose(Command::BoxAdmit { admission: Admission { id, roles, labels, order, warrant } }).await?;
         let boxes = held(call)?;
         let it = boxes.boxes.get(&id).ok_or_else(|| Refusal::no_such("box", id.long_name().as_str()))?;
         Ok(view(it, &boxes, &call.cloud.store.record.standing(), &BTreeMap::new()))

@@ -270,6 +270,7 @@ impl From<state::Refusal> for Refusal {
             | R::TokenMisplaced
             | R::NoOperators
             | R::Label(_)
+            | R::Signature
             | R::Variable(_) => (StatusCode::BAD_REQUEST, "refused"),
             R::Manifest(_) => (StatusCode::UNPROCESSABLE_ENTITY, "wrong_manifest"),
         };

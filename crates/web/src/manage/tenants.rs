@@ -8,7 +8,7 @@ use base::limits::LABEL_TEXT_BYTES_MAX;
 use state::{Command, Grant, Tenant};
 
 use super::{Answer, Call, Refusal, detached, done, json, now};
-use crate::cloud::mint_token;
+use crate::tier::{MintError, Wish};
 
 pub(crate) fn health_read(call: &Call) -> Answer {
     let draining = call.cloud.is_draining();
@@ -102,18 +102,29 @@ pub(crate) async fn token_create(call: Call) -> Answer {
         return Err(Refusal::bad("wrong_life", "a token lives 1 second or longer")
             .help("leave expires_in out for one that never expires"));
     }
-    let minted = mint_token().map_err(|error| Refusal::failed(error.into()))?;
-    let created = TokenCreated { token: minted.id, secret: minted.secret };
-    let command = Command::TokenCreate {
-        id: minted.id,
+    let wish = Wish {
         tenant: call.tenant,
         grant: asked.grant,
         label: asked.label,
-        hash: minted.hash,
         expires: asked.expires_in.map(|seconds| now().plus(Duration::from_secs(seconds))),
     };
-    detached(call, async move |call| call.propose(command).await).await?;
-    json(&created)
+    let minted = detached(call, async move |call| {
+        let bearer = call.bearer.as_deref().unwrap_or_default();
+        call.cloud.mint(call.caller().actor(), bearer, wish).await.map_err(unminted)
+    })
+    .await?;
+    json(&TokenCreated { token: minted.id, secret: minted.secret })
+}
+
+fn unminted(error: MintError) -> Refusal {
+    match error {
+        MintError::Propose(error) => Refusal::proposed(error),
+        MintError::Random(error) => Refusal::failed(error.into()),
+        error @ (MintError::NoAuth(_) | MintError::Wish(_)) => {
+            Refusal::new(http::StatusCode::SERVICE_UNAVAILABLE, "no_auth_box", error.to_string())
+                .help("tokens are made by auth boxes alone: see how they are with `firm status`")
+        }
+    }
 }
 
 pub(crate) async fn token_revoke(call: Call) -> Answer {

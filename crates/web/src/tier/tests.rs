@@ -27,6 +27,7 @@ fn boxes() -> (Arc<Boxes>, DatabaseId) {
         roles: roles.parse().expect("roles"),
         labels: BTreeMap::new(),
         order: "a".to_owned(),
+        warrant: None,
     };
     let mut record = Record::default();
     let commands = [
@@ -80,6 +81,25 @@ impl Tier for Wire {
         Vec::new()
     }
 
+    fn vouch(&self, _: &[u8]) -> String {
+        String::new()
+    }
+
+    fn is_vouched(&self, _: BoxId, _: &[u8], _: &str) -> bool {
+        false
+    }
+
+    fn operators(&self) -> &BTreeSet<BoxId> {
+        static NOBODY: BTreeSet<BoxId> = BTreeSet::new();
+        &NOBODY
+    }
+
+    fn has_auth(&self) -> bool {
+        false
+    }
+
+    fn keep_auth(&self) {}
+
     fn ask(&self, to: BoxId, method: Method, body: Bytes, _: Duration) -> Answered {
         let wire = self.clone();
         Box::pin(async move {
@@ -89,7 +109,7 @@ impl Tier for Wire {
             let answered = match method {
                 Method::Data => answer_data(&wire.databases, &wire.known, HOLDER, &body, refused).await,
                 Method::Chunk => answer_chunk(&wire.chunks, &body),
-                Method::Record | Method::Beat | Method::Vitals => Err("not here".to_owned()),
+                Method::Record | Method::Beat | Method::Vitals | Method::Mint => Err("not here".to_owned()),
             };
             answered.map_err(TierError::Refused)
         })
