@@ -611,6 +611,25 @@ pub const BOX_ORDERS_WAITING_MAX: usize = 16;
 pub const RETRY_WAIT_MIN: Duration = Duration::from_millis(200);
 pub const RETRY_WAIT_MAX: Duration = Duration::from_secs(15);
 
+// ---- cloud.toml ----
+
+/// Bytes of a `cloud.toml`. As many tenants as a cloud may have, with a limit and a domain each: 20,000 × 150 B = 3 MB; and
+/// 1,000 boxes that are named and placed: 100 KB.
+pub const CLOUD_FILE_BYTES_MAX: usize = 4 * MIB;
+/// Entries of `[[boxes]]`: each of seven ways to combine three roles, on nine kinds of hardware or places.
+pub const CLOUD_GROUPS_MAX: usize = 64;
+/// Entries of `[[place]]`: at the most each box stands somewhere else.
+pub const CLOUD_PLACES_MAX: usize = BOXES_MAX;
+/// Addresses to knock at beyond the segment. One box of each of as many segments is enough.
+pub const CLOUD_SEEDS_MAX: usize = 64;
+/// Characters of a segment's name: an IPv6 net with its interface has 60.
+pub const SEGMENT_NAME_CHARS_MAX: usize = 64;
+/// The share of the memory asked for that a box must have, in percent: firmware and kernel keep some of what was bought,
+/// 2 % of 64 GiB and 9 % of 512 MiB.
+pub const MEMORY_OF_WANTED_PERCENT_MIN: u64 = 90;
+/// Boxes of which a plan says why they don't fit a place that waits for one: a screen full. There may be thousands.
+pub const BOXES_UNFIT_TOLD_MAX: usize = 24;
+
 // ---- G'day ----
 
 /// Sightings that a box keeps: four times the boxes that a cloud is made for, some 1 KiB each.

@@ -19,9 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use base::limits::{
-    BOX_ORDERS_WAITING_MAX, DRAIN_TIME_DEFAULT, GOODBYE_TIME_MAX, KNOCK_PORT, RETRY_WAIT_MIN,
-};
+use base::limits::{BOX_ORDERS_WAITING_MAX, DRAIN_TIME_DEFAULT, GOODBYE_TIME_MAX, KNOCK_PORT, RETRY_WAIT_MIN};
 use base::{BoxId, Timestamp};
 use firming::{Firming, Happened, NotTaken, Order, Standing, Step};
 use segment::{Door, Gday, Identity, Seal};
@@ -192,7 +190,8 @@ impl<'a> Life<'a> {
                 failed(&error)
             }
         })?;
-        let gday = if self.args.no_gday { None } else { Some(Arc::new(Gday::start().map_err(|error| failed(&error))?)) };
+        let gday =
+            if self.args.no_gday { None } else { Some(Arc::new(Gday::start().map_err(|error| failed(&error))?)) };
         let serving = tokio::spawn(door.serve());
         self.console.begin(self.args.knock_port);
         let mut heard = gday.as_ref().map(|gday| gday.changes());

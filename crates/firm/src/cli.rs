@@ -4,6 +4,7 @@
 //! one thing each ([`exit`]), nothing is asked where nobody can answer.
 
 mod about;
+mod apply;
 mod apps;
 mod boxes;
 mod cloud;

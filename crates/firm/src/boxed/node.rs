@@ -104,7 +104,10 @@ impl BoxNode {
         let cloud = Cloud::open(settings(dir, setup, ports)?, Some(place)).map_err(|error| failed(&error))?;
         let address = ports.links();
         let listener = TcpListener::bind(address).await.map_err(|error| {
-            Failure::new(Exit::Refused, format!("the links of this box's cloud can't be listened for at {address}: {error}"))
+            Failure::new(
+                Exit::Refused,
+                format!("the links of this box's cloud can't be listened for at {address}: {error}"),
+            )
         })?;
         // It was made on this runtime, and is served on that of the links.
         let listener = listener.into_std().map_err(|error| failed(&error))?;

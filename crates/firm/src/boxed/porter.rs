@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use base::limits::{
-    BOX_ADDRESSES_MAX, BOX_ORDER_TIME_MAX, KNOCK_PORT, LINK_PORT_AFTER, ORDERS_REFUSED_TOLD_EVERY,
-};
+use base::limits::{BOX_ADDRESSES_MAX, BOX_ORDER_TIME_MAX, KNOCK_PORT, LINK_PORT_AFTER, ORDERS_REFUSED_TOLD_EVERY};
 use base::{BoxId, Role, Timestamp};
 use firming::{NotTaken, OrderId, Standing, Then};
 use persist::ProposeError;
@@ -164,7 +162,9 @@ impl BoxPorter {
         }
         // Looked at before it is proposed: a stranger must not fill the record's log.
         if boxes.boxes.get(&id).is_none_or(|it| it.order != order.0) {
-            return Err(Refused::not_now("no operator has admitted this box with this order, or it isn't known here yet"));
+            return Err(Refused::not_now(
+                "no operator has admitted this box with this order, or it isn't known here yet",
+            ));
         }
         let addresses = reached_at(caller.address, addresses);
         let it = match cloud.box_joins(id, order.0, addresses).await {
@@ -173,7 +173,8 @@ impl BoxPorter {
             Err(ProposeError::Refused(refusal)) => return Err(Refused::no(refusal.to_string())),
             Err(error) => return Err(Refused::not_now(base::chain(&error))),
         };
-        let first = cloud.record().boxes().map(|boxes| boxes.with(Role::Persistence).map(|it| (**it).clone()).collect());
+        let first =
+            cloud.record().boxes().map(|boxes| boxes.with(Role::Persistence).map(|it| (**it).clone()).collect());
         let papers = others.papers();
         let welcome = papers::welcome(&node, setup, &papers, (id, &it.roles), first.unwrap_or_default(), now());
         let welcome = welcome.map_err(|error| {

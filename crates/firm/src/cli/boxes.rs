@@ -169,7 +169,12 @@ fn told(seen: &Seen, of_cloud: Option<&api::CloudView>) -> Told {
     let is_here = |it: &api::BoxView| seen.boxes.iter().any(|found| found.about.id == it.id);
     let elsewhere = of_cloud.map(|of_cloud| of_cloud.boxes.iter().filter(|it| !is_here(it)).cloned().collect());
     let elsewhere = elsewhere.unwrap_or_default();
-    Told { elsewhere, boxes: seen.boxes.iter().map(view).collect(), silent: silent.collect(), overheard: seen.overheard }
+    Told {
+        elsewhere,
+        boxes: seen.boxes.iter().map(view).collect(),
+        silent: silent.collect(),
+        overheard: seen.overheard,
+    }
 }
 
 /// Without the port, where that is what it always is.

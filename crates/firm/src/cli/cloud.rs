@@ -103,11 +103,8 @@ pub(super) fn is_silent(it: &BoxView) -> bool {
 /// Where a box that joins knocks.
 pub(super) fn doors(view: &CloudView) -> Vec<Door> {
     let knock = |link: &SocketAddr| SocketAddr::new(link.ip(), link.port().saturating_sub(LINK_PORT_AFTER));
-    let mut keepers: Vec<&BoxView> = view
-        .boxes
-        .iter()
-        .filter(|it| it.roles.has(Role::Persistence) && it.joined.is_some() && !it.leaving)
-        .collect();
+    let mut keepers: Vec<&BoxView> =
+        view.boxes.iter().filter(|it| it.roles.has(Role::Persistence) && it.joined.is_some() && !it.leaving).collect();
     // Those that live first, and of them those whose record is the newest.
     keepers.sort_by_key(|it| (is_silent(it), it.record == RecordPart::StandsBy));
     let door = |it: &BoxView| Door {
@@ -137,9 +134,9 @@ pub(super) async fn remove(session: &Session, view: &CloudView, it: &BoxView, ev
 
 /// The box of the cloud that is called so.
 pub(super) fn called<'a>(view: &'a CloudView, called: &str) -> Option<&'a BoxView> {
-    view.boxes.iter().find(|it| {
-        it.name.as_str() == called || it.id.long_name().as_str() == called || it.id.to_string() == called
-    })
+    view.boxes
+        .iter()
+        .find(|it| it.name.as_str() == called || it.id.long_name().as_str() == called || it.id.to_string() == called)
 }
 
 /// How a box stands in its cloud, in a word or two.
@@ -157,7 +154,8 @@ pub(super) fn concerns(view: &CloudView) -> Vec<String> {
     let mut concerns = Vec::new();
     if view.leader.is_none() {
         concerns.push(
-            "nobody leads the record, so nothing can be changed: more than half of those that vote must be up".to_owned(),
+            "nobody leads the record, so nothing can be changed: more than half of those that vote must be up"
+                .to_owned(),
         );
     }
     let name = |it: &BoxView| -> Name { it.name.clone() };
@@ -165,7 +163,10 @@ pub(super) fn concerns(view: &CloudView) -> Vec<String> {
         match state(it) {
             "expected" => concerns.push(format!(
                 "{} was let in as {} and hasn't come: look at its console, or tell it again: firm firm {} {}",
-                name(it), it.roles, it.roles, name(it)
+                name(it),
+                it.roles,
+                it.roles,
+                name(it)
             )),
             "leaving" => concerns.push(format!("{} is about to go: finish it with firm reset {}", name(it), name(it))),
             "silent" => {

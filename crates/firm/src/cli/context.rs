@@ -188,8 +188,14 @@ async fn made(cx: &Cx, address: String, host: Option<String>, authority: &PathBu
     let host = host.unwrap_or_else(|| host_of(&address).to_owned());
     let tenant = cx.global.tenant.clone();
     let placeholder = || "default".parse().expect("it is a name");
-    let mut context =
-        Context { address, also: Vec::new(), host, authority: pem, token, tenant: tenant.clone().unwrap_or_else(placeholder) };
+    let mut context = Context {
+        address,
+        also: Vec::new(),
+        host,
+        authority: pem,
+        token,
+        tenant: tenant.clone().unwrap_or_else(placeholder),
+    };
     let asking = async { Client::connect(context.clone()).await?.get::<Whoami>("/v1/whoami").await };
     let late = |_| {
         Failure::new(Exit::Unreachable, format!("no cloud answers at {}", context.address)).help("check the address")

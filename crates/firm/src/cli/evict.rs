@@ -30,9 +30,9 @@ struct Told {
 
 pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
     let session = cx.session().await?;
-    let view = cloud::view(&session).await?.ok_or_else(|| {
-        Failure::usage("this cloud isn't made of boxes: it is `firm up` on one machine")
-    })?;
+    let view = cloud::view(&session)
+        .await?
+        .ok_or_else(|| Failure::usage("this cloud isn't made of boxes: it is `firm up` on one machine"))?;
     let it = cloud::called(&view, &args.name).ok_or_else(|| {
         let names: Vec<_> = view.boxes.iter().map(|it| it.name.to_string()).collect();
         Failure::new(Exit::NotFound, format!("cloud {} has no box {}", view.name, args.name))

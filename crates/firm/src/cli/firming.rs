@@ -144,7 +144,8 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
     }
     for one in &found {
         let said = words_for(&args, one)?;
-        let is_known = joined.as_ref().is_some_and(|view| joining::is_member(view, one)) || is_founded(&args.cloud, &operator, one);
+        let is_known = joined.as_ref().is_some_and(|view| joining::is_member(view, one))
+            || is_founded(&args.cloud, &operator, one);
         if !is_known {
             compare(cx, &operator, one, said)?;
         }
@@ -162,9 +163,9 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
             }
             told.push(founder);
             let session = Session::of_context(&context).await?;
-            let view = cloud::view(&session).await?.ok_or_else(|| {
-                Failure::new(Exit::Refused, "the cloud that was just founded knows of no boxes")
-            })?;
+            let view = cloud::view(&session)
+                .await?
+                .ok_or_else(|| Failure::new(Exit::Refused, "the cloud that was just founded knows of no boxes"))?;
             (session, view)
         }
     };
@@ -201,9 +202,8 @@ async fn cloud_of_context(cx: &Cx) -> Outcome<(Option<Session>, Option<api::Clou
     let session = match cx.session().await {
         Ok(session) => session,
         Err(failure) => {
-            return Err(failure.help(
-                "the context's cloud must answer for a box to join it; to found another cloud instead: --new",
-            ));
+            return Err(failure
+                .help("the context's cloud must answer for a box to join it; to found another cloud instead: --new"));
         }
     };
     let view = cloud::view(&session).await?;
@@ -294,7 +294,11 @@ fn say_founded(cx: &Cx, told: &Told, context: &Name, args: &FirmArgs) -> Outcome
 
 pub(super) async fn reset(cx: &Cx, args: ResetArgs) -> Outcome {
     let mut operator = Operator::open()?;
-    let place = if args.force { args.place } else { cloud::place_with(&args.place, cloud::soon(cx).await.as_ref(), &[&args.name]) };
+    let place = if args.force {
+        args.place
+    } else {
+        cloud::place_with(&args.place, cloud::soon(cx).await.as_ref(), &[&args.name])
+    };
     let mut found = nearby::look(&mut operator, &place, &[&args.name]).await?.take(&args.name)?;
     compare(cx, &operator, &found, args.words)?;
     let what = match (&found.about.roles, &found.about.cloud_name) {

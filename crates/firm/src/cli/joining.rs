@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use api::{BoxAdmit, BoxView, CloudView};
 use base::Roles;
-use firming::{Assignment, What, Way};
+use firming::{Assignment, Way, What};
 use http::Method;
 use state::Signed;
 
@@ -32,10 +32,9 @@ pub(super) fn may_change(cx: &Cx, view: &CloudView, found: &Found, roles: &Roles
             .help(format!("reset it first: firm reset {name}")));
     }
     match held(view, found) {
-        Some(it) if it.joined.is_some() && it.roles != *roles => cx.out.confirm(
-            &format!("{name} is {} of cloud {}. Wipe it, and make it {roles}?", it.roles, view.name),
-            yes,
-        ),
+        Some(it) if it.joined.is_some() && it.roles != *roles => cx
+            .out
+            .confirm(&format!("{name} is {} of cloud {}. Wipe it, and make it {roles}?", it.roles, view.name), yes),
         _ => Ok(()),
     }
 }

@@ -190,9 +190,8 @@ pub(super) async fn look(operator: &mut Operator, place: &Where, wanted: &[&str]
         let is_called = |name: &&str| visits.iter().any(|visited| visited.is(name));
         !wanted.is_empty() && wanted.iter().all(is_called)
     };
-    let hearing = async {
-        if place.listen.0.is_zero() { Ok((Vec::new(), 0)) } else { hear(place.listen.0, wanted).await }
-    };
+    let hearing =
+        async { if place.listen.0.is_zero() { Ok((Vec::new(), 0)) } else { hear(place.listen.0, wanted).await } };
     let (mut visits, heard) = {
         let (mut visiting, mut hearing) = (pin!(visit_all(known, given, &knocked)), pin!(hearing));
         tokio::select! {

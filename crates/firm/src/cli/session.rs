@@ -98,7 +98,14 @@ fn from_environment(global: &Global, address: String) -> Outcome<Chosen> {
     let host = variable("FIRM_HOST").unwrap_or_else(|| host_of(&address).to_owned());
     let tenant = global.tenant.clone();
     let placeholder = || "default".parse().expect("it is a name");
-    let context = Context { address, also: Vec::new(), host, authority, token, tenant: tenant.clone().unwrap_or_else(placeholder) };
+    let context = Context {
+        address,
+        also: Vec::new(),
+        host,
+        authority,
+        token,
+        tenant: tenant.clone().unwrap_or_else(placeholder),
+    };
     Ok(Chosen { name: None, context, tenant })
 }
 
@@ -138,7 +145,8 @@ impl Session {
     pub async fn at(&self, address: String) -> Outcome<Self> {
         let context = Context { address, also: Vec::new(), ..self.client.context().clone() };
         let client = tokio::time::timeout(CLIENT_CONNECT_TIME_MAX, Client::connect(context)).await;
-        let client = client.map_err(|_| Failure::new(Exit::Unreachable, "another box of the cloud doesn't answer"))??;
+        let client =
+            client.map_err(|_| Failure::new(Exit::Unreachable, "another box of the cloud doesn't answer"))??;
         Ok(Self { client, chosen: self.chosen.clone(), tenant: self.tenant.clone() })
     }
 
