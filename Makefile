@@ -21,7 +21,7 @@ bench:
 	@tools/install build guests bench
 	@bench/run
 
-# Writes docs/cli.md, docs/openapi.json, docs/firm.schema.json and the table of docs/performance.md anew, after a
+# Writes docs/cli.md, docs/openapi.json, docs/firm.schema.json, docs/cloud.schema.json and the table of docs/performance.md anew, after a
 # change of what they describe, or a bench.
 docs:
 	@. tools/env && UPDATE_EXPECT=1 cargo test --release --workspace --test house

@@ -431,6 +431,7 @@ fn generated_files_are_current() {
     expect_file![docs.join("cli.md")].assert_eq(&firm::cli::reference());
     expect_file![docs.join("openapi.json")].assert_eq(&json(&api::openapi(version)));
     expect_file![docs.join("firm.schema.json")].assert_eq(&json(state::Manifest::schema().as_value()));
+    expect_file![docs.join("cloud.schema.json")].assert_eq(&json(firm::cli::cloud_schema().as_value()));
 }
 
 /// The last bench as docs/performance.md shows it, between two lines that mark it.

@@ -669,6 +669,8 @@ pub const MINT_TIME_MAX: Duration = Duration::from_secs(5);
 pub const TOKENS_CHECKED_MAX: usize = 16_384;
 /// Operators' wishes for access that an auth box remembers, so that none is fulfilled twice while it is young.
 pub const ACCESS_WISHES_REMEMBERED: usize = 4_096;
+/// How often `firm apply` looks again while it waits.
+pub const APPLY_LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A box that was silent for so long is shown as such: three beats and the time of one.
 pub const BOX_SILENCE: Duration = Duration::from_secs(4);
 /// A voter that is silent for so long is replaced where another box can vote: longer than a restart takes.

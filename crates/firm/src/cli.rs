@@ -53,6 +53,7 @@ use crate::up::{self, UpArgs};
 use exit::Exit;
 use failure::{Failure, Outcome};
 use out::Out;
+pub use apply::schema as cloud_schema;
 pub use reference::reference;
 use session::{Global, Session};
 
@@ -82,6 +83,10 @@ enum Command {
     Reset(firming::ResetArgs),
     /// Put a lost box out of its cloud, for good
     Evict(evict::Args),
+    /// Make a whole cloud what one file says
+    Apply(apply::Args),
+    /// Print the file from which this cloud could be made anew
+    Export(apply::ExportArgs),
     /// Show the key by which boxes know you, or make a seal for them
     Operator(operator::Args),
     /// Start a project
@@ -116,7 +121,7 @@ enum Command {
     Token(token::Args),
     /// List, choose, show, add or remove the clouds that you work with
     Context(context::Args),
-    /// Print the JSON Schema of firm.toml, for editors
+    /// Print the JSON Schema of firm.toml or cloud.toml, for editors
     Schema(schema::Args),
     /// Run a practice segment on this machine: boxes as processes in network namespaces
     Lab(lab::Args),
@@ -218,6 +223,8 @@ async fn dispatch(cx: &Cx, command: Command) -> Outcome {
         Command::Firm(args) => firming::firm(cx, args).await,
         Command::Reset(args) => firming::reset(cx, args).await,
         Command::Evict(args) => evict::run(cx, args).await,
+        Command::Apply(args) => Box::pin(apply::apply(cx, args)).await,
+        Command::Export(args) => apply::write_back(cx, &args).await,
         Command::Operator(args) => operator::run(cx, args),
         Command::New(args) => new::run(cx, &args),
         Command::Push(args) => Box::pin(push::run(cx, args)).await,
@@ -235,7 +242,7 @@ async fn dispatch(cx: &Cx, command: Command) -> Outcome {
         Command::Tenant(args) => tenant::run(cx, args).await,
         Command::Token(args) => token::run(cx, args).await,
         Command::Context(args) => context::run(cx, args).await,
-        Command::Schema(_) => schema::run(cx),
+        Command::Schema(args) => schema::run(cx, &args),
         Command::Completions(args) => completions::run(cx, &args),
         Command::Up(_) | Command::Box(_) | Command::Lab(_) | Command::Compile => {
             unreachable!("`main` runs these without a runtime around them")
@@ -280,6 +287,9 @@ mod tests {
             "firm firm persistence amber-otter brisk-heron --words amber-otter=river,candy,fabric,orbit --new",
             "firm reset amber-otter --yes",
             "firm evict amber-otter --lose-data --yes",
+            "firm apply cloud.toml --wait --timeout 10m --words amber-otter=river,candy,fabric,orbit",
+            "firm apply cloud.toml --dry-run --json",
+            "firm export",
             "firm operator seal --out seal.json --valid 30d",
             "firm context add ci --address x:8443 --authority ca.pem --tenant acme",
             "firm lab up --boxes 6 --segments 2 --seal order.key --detach --json",

@@ -1,7 +1,6 @@
-#![allow(dead_code, reason = "the command that carries a plan out comes next; the tests use all of it")]
 //! A whole cloud out of one file: what `cloud.toml` says, against what there is, is a plan.
 //!
-//! Everything here is pure. Whoever carries a plan out looks at the segments, asks the cloud, and makes a new plan after
+//! Everything but `run` is pure. It looks at the segments, asks the cloud, does what the plan says, and makes a new one after
 //! each round until there is nothing left to do: so nothing has to be remembered, and a run that was cut off is just run
 //! again.
 //!
@@ -12,7 +11,16 @@ mod file;
 mod fit;
 mod model;
 mod plan;
+mod run;
 mod seats;
 mod show;
+
+pub(super) use run::{Args, ExportArgs, apply, write_back};
+
+/// What may stand in a `cloud.toml`.
+pub fn schema() -> schemars::Schema {
+    file::CloudFile::schema()
+}
+
 #[cfg(test)]
 mod tests;

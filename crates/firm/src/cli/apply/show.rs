@@ -105,7 +105,7 @@ pub(crate) fn step(it: &Step, cloud: &Name) -> String {
     }
 }
 
-fn wait(it: &Wait) -> String {
+pub(crate) fn wait(it: &Wait) -> String {
     match it {
         Wait::Boxes { entry, roles, asks, lacking, wanted, .. } => {
             let asks = if asks.is_empty() { String::new() } else { format!(" with {asks}") };
