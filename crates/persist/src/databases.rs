@@ -15,6 +15,7 @@
 mod cache;
 pub mod desk;
 mod file;
+mod moving;
 mod queue;
 mod recent;
 mod tally;
@@ -36,6 +37,7 @@ use crate::disk::{self, Room};
 use cache::{Cache, Place};
 use desk::Reply;
 use queue::{Job, Queue};
+pub use moving::{Arriving, Held, MoveError};
 pub use tally::KvFigures;
 use tally::Tally;
 use worker::{Lane, Worker};
@@ -104,6 +106,7 @@ pub struct Databases {
 
 struct Inner {
     root: Arc<Path>,
+    room: Arc<Room>,
     pairs: Vec<Pair>,
     cache: Arc<Cache>,
     /// One of each thread.
@@ -138,6 +141,10 @@ enum Operation {
     },
     /// The reader lets go of the file; the writer removes it.
     Drop,
+    /// The reader lets go of the file; the writer brings its log into it, and takes no writes from then on.
+    Hold,
+    /// The writer takes writes again.
+    Release,
 }
 
 /// What came of it.
@@ -159,7 +166,7 @@ impl Operation {
             Self::Exists(key) | Self::Increment(key, _) => key.len(),
             Self::List(cursor) => cursor.as_ref().map_or(0, String::len),
             Self::Swap { key, expected, value } => key.len() + expected.as_ref().map_or(0, Bytes::len) + value.len(),
-            Self::Drop => 0,
+            Self::Drop | Self::Hold | Self::Release => 0,
         }
     }
 
@@ -169,7 +176,7 @@ impl Operation {
             Self::Set(pairs) => pairs.iter().for_each(|(key, _)| written(key)),
             Self::Delete(keys) => keys.iter().for_each(|key| written(key)),
             Self::Increment(key, _) | Self::Swap { key, .. } => written(key),
-            Self::Get(_) | Self::Exists(_) | Self::List(_) | Self::Drop => {}
+            Self::Get(_) | Self::Exists(_) | Self::List(_) | Self::Drop | Self::Hold | Self::Release => {}
         }
     }
 
@@ -187,7 +194,7 @@ impl Operation {
             Self::Exists(key) | Self::Increment(key, _) => key_checked(key),
             Self::List(cursor) => cursor.as_deref().map_or(Ok(()), key_checked),
             Self::Swap { key, value, .. } => key_checked(key).and_then(|()| value_checked(value)),
-            Self::Drop => Ok(()),
+            Self::Drop | Self::Hold | Self::Release => Ok(()),
         }
     }
 }
@@ -239,7 +246,7 @@ impl Databases {
             threads.writers.push(thread);
             pairs.push(Pair { reads, writes });
         }
-        Ok(Self { inner: Arc::new(Inner { root, pairs, cache, tallies, threads: Mutex::new(threads) }) })
+        Ok(Self { inner: Arc::new(Inner { root, room, pairs, cache, tallies, threads: Mutex::new(threads) }) })
     }
 
     /// The value, if there is one.

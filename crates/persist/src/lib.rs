@@ -22,7 +22,7 @@ mod store;
 
 pub use chunks::Chunks;
 pub use databases::desk::{self, Desk};
-pub use databases::{Database, Databases, KvError, KvFigures};
+pub use databases::{Arriving, Database, Databases, Held, KvError, KvFigures, MoveError};
 pub use disk::free_bytes;
 pub use logs::{Line, Logs, Stream};
 pub use record::{Keeper, ProposeError};

@@ -127,6 +127,15 @@ impl DatabaseFile {
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 
+    /// Brings all that the log holds into the file. Nothing of it is anywhere else then.
+    pub(super) fn whole(&self) -> Result<(), KvError> {
+        let busy: i64 = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
+            .map_err(|error| self.said(&error))?;
+        if busy == 0 { Ok(()) } else { Err(KvError::Busy) }
+    }
+
     /// Brings what the log holds into the file, if it is much: when those who wait for a commit have their answers.
     pub(super) fn tidy(&self) {
         if self.log_pages.load(Ordering::Relaxed) < DATABASE_LOG_PAGES {
@@ -248,7 +257,7 @@ impl DatabaseFile {
             Operation::Swap { key, expected, value } => {
                 self.swap(bucket, key, expected.as_ref(), value).map(Answer::Truth)
             }
-            Operation::Drop => unreachable!("the worker drops files itself"),
+            Operation::Drop | Operation::Hold | Operation::Release => unreachable!("the worker does that itself"),
         };
         outcome.map_err(|stop| match stop {
             Stop::Sqlite(error) => self.said(&error),

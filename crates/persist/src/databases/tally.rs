@@ -45,7 +45,7 @@ impl Tally {
             Operation::Set(_) => 3,
             Operation::Delete(_) => 4,
             Operation::Increment(..) | Operation::Swap { .. } => 5,
-            Operation::Drop => return,
+            Operation::Drop | Operation::Hold | Operation::Release => return,
         };
         one_more(&self.operations[index]);
         if outcome.is_err() {

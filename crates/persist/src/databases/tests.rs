@@ -565,3 +565,57 @@ async fn the_last_of_the_disk_is_not_for_tenants() {
     assert_eq!(databases.get(kept, &bucket, "k").await, Ok(None));
     assert_eq!(databases.drop_database(kept).await, Ok(()));
 }
+
+#[tokio::test]
+async fn a_database_is_carried_to_another_box_with_all_that_was_acknowledged() {
+    let (here, there) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let [from, to] = [&here, &there].map(|dir| Databases::open(dir.path()).expect("opened"));
+    let (db, bucket): (Database, Name) =
+        (Database { tenant: TenantId(1), id: DatabaseId(7) }, "cart".parse().expect("a name"));
+    for number in 0..200 {
+        from.set(db, &bucket, &format!("k{number}"), Bytes::from(vec![7; 1_000])).await.expect("set");
+    }
+    // Somebody writes on while it is held: what is acknowledged is carried, what is refused isn't there.
+    let writer = {
+        let (from, bucket) = (from.clone(), bucket.clone());
+        tokio::spawn(async move {
+            let mut acknowledged = 0;
+            while from.increment(db, &bucket, "count", 1).await.is_ok() {
+                acknowledged += 1;
+            }
+            acknowledged
+        })
+    };
+    while from.get(db, &bucket, "count").await.expect("read").is_none() {
+        tokio::task::yield_now().await;
+    }
+    let held = from.hold(db).await.expect("held").expect("it has a file");
+    let acknowledged: i64 = writer.await.expect("it ends when it is refused");
+    assert_eq!(from.set(db, &bucket, "late", Bytes::new()).await, Err(KvError::Busy));
+    assert!(from.get(db, &bucket, "k1").await.expect("read").is_some(), "it is read on");
+    let mut arriving = to.receive(db).expect("there is room");
+    assert!(matches!(arriving.take(5, b"x"), Err(MoveError::Order { wanted: 0, found: 5 })));
+    while arriving.bytes() < held.bytes {
+        let piece = held.piece(arriving.bytes(), 10_000).expect("read");
+        arriving.take(arriving.bytes(), &piece).expect("written");
+    }
+    arriving.finish(held.digest().expect("read")).expect("laid down");
+    assert_eq!(to.increment(db, &bucket, "count", 0).await, Ok(acknowledged));
+    assert_eq!(to.list(db, &bucket, None).await.expect("listed").keys.len(), 201);
+    // It stays, if it can't go after all.
+    from.release(db).await.expect("released");
+    from.set(db, &bucket, "late", Bytes::new()).await.expect("set again");
+}
+
+#[tokio::test]
+async fn what_arrives_damaged_or_in_part_is_no_database() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let databases = Databases::open(dir.path()).expect("opened");
+    let db = Database { tenant: TenantId(1), id: DatabaseId(7) };
+    let mut arriving = databases.receive(db).expect("there is room");
+    arriving.take(0, b"some bytes").expect("written");
+    assert!(matches!(arriving.finish(base::Digest::of(b"others")), Err(MoveError::Digest)));
+    drop(databases.receive(db).expect("there is room"));
+    assert_eq!(databases.all().expect("listed"), []);
+    assert_eq!(std::fs::read_dir(dir.path().join("databases/1")).expect("made").count(), 0);
+}

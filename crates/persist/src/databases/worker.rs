@@ -1,6 +1,6 @@
 //! A thread of databases: takes turns from its queue, keeps open what it used last, answers after the commit.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,6 +39,8 @@ pub(super) struct Worker {
     open: HashMap<Database, Open>,
     /// Databases that were dropped lately: a request that had begun before may still write.
     dropped: HashMap<Database, Instant>,
+    /// Databases that are on their way to another box: the writer's alone.
+    held: HashSet<Database>,
     /// Turns so far: what is oldest by it is closed first.
     turns: u64,
 }
@@ -58,8 +60,8 @@ impl Worker {
         tally: Arc<Tally>,
     ) -> Self {
         let mail = Arc::new(Mail::new(Arc::clone(&tally)));
-        let (open, dropped) = (HashMap::new(), HashMap::new());
-        Self { root, lane, bytes_max, room, queue, cache, tally, mail, open, dropped, turns: 0 }
+        let (open, dropped, held) = (HashMap::new(), HashMap::new(), HashSet::new());
+        Self { root, lane, bytes_max, room, queue, cache, tally, mail, open, dropped, held, turns: 0 }
     }
 
     pub(super) fn run(mut self) {
@@ -82,18 +84,30 @@ impl Worker {
     fn turn(&mut self, db: Database, jobs: Vec<Job>) {
         let mut batch = Vec::with_capacity(jobs.len());
         for job in jobs {
-            if matches!(job.operation, Operation::Drop) {
-                self.batch(db, std::mem::take(&mut batch));
-                let dropped = self.drop_database(db);
-                self.mail.answer(job, dropped.map(|()| Answer::Done));
-            } else {
+            if !matches!(job.operation, Operation::Drop | Operation::Hold | Operation::Release) {
                 batch.push(job);
+                continue;
             }
+            self.batch(db, std::mem::take(&mut batch));
+            let done = match job.operation {
+                Operation::Drop => self.drop_database(db),
+                Operation::Hold => self.hold(db),
+                _ => {
+                    self.held.remove(&db);
+                    Ok(())
+                }
+            };
+            self.mail.answer(job, done.map(|()| Answer::Done));
         }
         self.batch(db, batch);
     }
 
     fn batch(&mut self, db: Database, mut batch: Vec<Job>) {
+        if self.held.contains(&db) {
+            for job in batch.drain(..) {
+                self.mail.answer(job, Err(KvError::Busy));
+            }
+        }
         if self.lane == Lane::Write && self.room.is_gone() {
             let leaves_more = |job: &mut Job| !matches!(job.operation, Operation::Delete(_));
             for job in batch.extract_if(.., leaves_more) {
@@ -174,8 +188,21 @@ impl Worker {
         Ok(())
     }
 
+    /// What is in the file then is all there is, and stays so.
+    fn hold(&mut self, db: Database) -> Result<(), KvError> {
+        if self.lane == Lane::Write {
+            if self.path(db).exists() {
+                self.file(db)?.expect("a writer has a file").whole()?;
+            }
+            self.held.insert(db);
+        }
+        self.open.remove(&db);
+        Ok(())
+    }
+
     fn drop_database(&mut self, db: Database) -> Result<(), KvError> {
         self.open.remove(&db);
+        self.held.remove(&db);
         let removed = if self.lane == Lane::Write {
             self.remember_dropped(db);
             self.remove_files(db)
