@@ -481,7 +481,7 @@ pub struct LogLine {
     pub release: String,
     /// The id that the visitor's answer carried in `x-request-id`.
     pub request: String,
-    /// `stdout`, `stderr`, `fault` or `access`.
+    /// `stdout`, `stderr`, `fault` or `access`; `notice` where it is about the reading: a box that gives no lines.
     pub stream: String,
     pub text: String,
 }

@@ -112,6 +112,9 @@ pub const COMPILES_AT_ONCE: usize = 2;
 /// Pushes that may wait for the compiler before the next is refused with 503, and those of one tenant among them.
 pub const COMPILES_WAITING_MAX: usize = 32;
 pub const COMPILES_WAITING_PER_TENANT_MAX: usize = 8;
+/// Apps that wait for their code to be made ready before somebody asks for it, 60 bytes each. A second of compilation each
+/// is a quarter of an hour; what is older than those may wait for its visitor.
+pub const AHEAD_APPS_WAITING_MAX: usize = 1_024;
 /// How often orphaned chunks and artifacts are swept.
 pub const SWEEP_EVERY: Duration = Duration::from_mins(10);
 /// Free disk under which the box is concerned: four releases of the largest size would not fit, but writes still do.
@@ -308,6 +311,30 @@ pub const LOG_GATES_MAX: usize = 65_536;
 pub const LOG_TAIL_LINES_MAX: usize = 10_000;
 /// Bytes of a request's id in a line.
 pub const LOG_REQUEST_BYTES_MAX: usize = 128;
+/// Other boxes' readers of a box's logs: one for each member of a tenant who looks at a log now, on whichever box; and those
+/// of one tenant among them.
+pub const LOG_READERS_MAX: usize = 1_024;
+pub const LOG_READERS_PER_TENANT_MAX: usize = 32;
+/// A reader that nobody asked for so long is gone: who listens asks at least every `LOG_POLL_TIME_MAX`.
+pub const LOG_READER_IDLE_MAX: Duration = Duration::from_secs(10);
+/// Bytes of lines of the past that all of them hold together. An app's six files are 24 MiB: ten such, or thousands of
+/// usual ones.
+pub const LOG_PAST_BYTES_MAX: usize = 256 * MIB;
+/// Logs that are read from disk at once for other boxes: 4 × 24 MiB.
+pub const LOG_READS_AT_ONCE: usize = 4;
+/// Bytes of lines after which a page is full; the last line may pass it by its own 48 KiB, each byte escaped.
+pub const LOG_PAGE_BYTES_MAX: usize = 64 * KIB;
+/// How long a reader waits for a line before it gives an empty page.
+pub const LOG_POLL_TIME_MAX: Duration = Duration::from_secs(1);
+/// What a box gets to open a reader, and to give a page: its wait, and a trip over a slow line.
+pub const LOG_BEGIN_TIME_MAX: Duration = Duration::from_secs(4);
+pub const LOG_NEXT_TIME_MAX: Duration = Duration::from_secs(4);
+/// How soon a box that gave no lines is asked again.
+pub const LOG_LOOK: Duration = Duration::from_secs(1);
+/// How often one who listens looks for boxes that have come.
+pub const LOG_BOXES_LOOK: Duration = Duration::from_secs(1);
+/// Boxes that are asked at once to open a reader.
+pub const LOG_BOXES_AT_ONCE: usize = 32;
 
 // ---- tenants' code ----
 
@@ -675,8 +702,34 @@ pub const APPLY_LOOK_EVERY: Duration = Duration::from_millis(250);
 pub const BOX_SILENCE: Duration = Duration::from_secs(4);
 /// A voter that is silent for so long is replaced where another box can vote: longer than a restart takes.
 pub const VOTER_SILENCE_MAX: Duration = Duration::from_mins(1);
-/// A chunk from another box: 4 MiB at 3 Mbit/s.
+/// A chunk from another box, or chunks to it: 4 MiB at 3 Mbit/s.
 pub const TIER_CHUNK_TIME_MAX: Duration = Duration::from_secs(12);
+/// Persistence boxes that hold each chunk of a release. More than half of them must have it before the release is one: then
+/// one may be lost, and another be away meanwhile.
+pub const CHUNK_COPIES: usize = 3;
+/// Boxes that are tried for one chunk: those that should hold it, and as many more in their place. A push with more
+/// boxes away than these is refused.
+pub const CHUNK_HOLDERS_TRIED_MAX: usize = 2 * CHUNK_COPIES;
+/// Digests of one question about chunks: 4,096 × 65 B are 260 KiB, and 40 KiB of sizes come back. `LINK_DATA_BYTES_MAX` is
+/// four times that.
+pub const TIER_DIGESTS_MAX: usize = 4_096;
+/// What a box gets to answer it: so many looks at its disk are 100 ms.
+pub const TIER_HELD_TIME_MAX: Duration = Duration::from_secs(5);
+/// Bytes of chunks that one call carries, one of the largest or many small ones; and how many small ones at the most, with
+/// 70 B of name and length each. `LINK_BULK_BYTES_MAX` is four times that.
+pub const TIER_PACK_BYTES_MAX: usize = CHUNK_BYTES_MAX;
+pub const TIER_PACK_CHUNKS_MAX: usize = 1_024;
+/// Such calls of all pushes of a box at once: 16 × 4 MiB, read and then written as one body, are 128 MiB.
+pub const TIER_PACKS_AT_ONCE: usize = 16;
+/// Boxes that one push or question speaks to at once.
+pub const TIER_BOXES_AT_ONCE: usize = 4;
+/// What a box gets to make chunks durable: 4 GiB at 70 MB/s.
+pub const TIER_SETTLE_TIME_MAX: Duration = LINK_CALL_TIME_MAX;
+/// How long a box waits to hear of what another speaks of, a tenant or an app: news is a few ms behind, and a second where a
+/// link was lost.
+pub const TIER_NEWS_TIME_MAX: Duration = Duration::from_secs(2);
+/// Chunks and indexes that one sweep fetches because this box should hold them: 4,096 of 1 MiB in ten minutes are 7 MiB/s.
+pub const SWEEP_FETCHES_MAX: usize = 4_096;
 
 // ---- knocking at a box ----
 

@@ -156,6 +156,23 @@ impl Chunks {
         digests.iter().copied().filter(|digest| !self.touch(tenant, *digest)).collect()
     }
 
+    /// The bytes of each that is here, in the order that was asked. They are safe from a sweep likewise.
+    pub fn held(&self, tenant: TenantId, digests: &[Digest]) -> Vec<Option<u64>> {
+        let bytes = |file: File| Some(file.metadata().ok()?.len());
+        digests.iter().map(|digest| self.touched(tenant, *digest).and_then(bytes)).collect()
+    }
+
+    /// Those that aren't here, or are damaged. Looks, and touches nothing.
+    pub fn absent(&self, tenant: TenantId, digests: impl Iterator<Item = Digest>) -> Vec<Digest> {
+        let damaged = self.damaged().clone();
+        let (settled, incoming) = (self.inner.settled.join(tenant.to_string()), self.incoming(tenant));
+        let here = |digest: &Digest| {
+            let settled = !damaged.contains(&(tenant, *digest)) && settled.join(digest.hex()).exists();
+            settled || incoming.join(digest.hex()).exists()
+        };
+        digests.filter(|digest| !here(digest)).collect()
+    }
+
     /// Takes a chunk, after checking that it is the one it is called.
     pub fn put(&self, tenant: TenantId, digest: Digest, bytes: &Bytes) -> Result<(), PutError> {
         if bytes.len() > CHUNK_BYTES_MAX {
@@ -331,6 +348,10 @@ impl Chunks {
 
     /// Is it here? If so it counts as new from now on.
     fn touch(&self, tenant: TenantId, digest: Digest) -> bool {
+        self.touched(tenant, digest).is_some()
+    }
+
+    fn touched(&self, tenant: TenantId, digest: Digest) -> Option<File> {
         let damaged = self.damaged();
         let file = if damaged.contains(&(tenant, digest)) {
             File::open(self.incoming(tenant).join(digest.hex())).ok()
@@ -338,7 +359,7 @@ impl Chunks {
             self.file(tenant, digest).ok()
         };
         // A chunk that can't be touched is here all the same; a sweep may then come early, and settling tells.
-        file.inspect(|file| drop(file.set_modified(SystemTime::now()))).is_some()
+        file.inspect(|file| drop(file.set_modified(SystemTime::now())))
     }
 }
 

@@ -139,6 +139,12 @@ impl Sandbox {
         self.0.compilers.compile(&self.0.artifacts, tenant, wasm).await
     }
 
+    /// Is its artifact there? Not, where that can't be read: [`Self::compile`] then says why. Reads one small file.
+    #[must_use]
+    pub fn is_compiled(&self, tenant: TenantId, component: Digest) -> bool {
+        self.0.artifacts.find(tenant, component).is_ok_and(|found| found.is_some())
+    }
+
     /// Compilations that run now, and pushes that wait for one.
     #[must_use]
     pub fn compiling(&self) -> (usize, usize) {

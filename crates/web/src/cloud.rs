@@ -20,6 +20,7 @@ use sandbox::{Compiler, Sandbox};
 use state::{Actor, Admission, Applied, CloudBox, Command, Entry, Event, Grant, Record};
 use tokio::sync::watch;
 
+use crate::ahead::Making;
 use crate::manage::Places;
 use crate::observe::{Export, Exporter, Meters, Otlp};
 use crate::router::{Builder, Router, seal_tenant_key};
@@ -102,6 +103,7 @@ pub struct Cloud {
     /// Whose tokens are believed.
     pub(crate) makers: Makers,
     pub(crate) sandbox: Sandbox,
+    pub(crate) making: Making,
     pub(crate) key: Key,
     pub(crate) authority: Arc<Authority>,
     pub(crate) builder: Builder,
@@ -132,7 +134,7 @@ impl Cloud {
     pub fn open(settings: Settings, place: Option<Place>) -> Result<Arc<Self>, CloudError> {
         let (keeping, far) = match place {
             None => (Keeping::Alone, None),
-            Some(Place { tier, roles, keeping, known }) => (keeping, Some(Far { tier, roles, known })),
+            Some(Place { tier, roles, keeping, known }) => (keeping, Some(Far::new(tier, roles, known))),
         };
         let store = Store::open_as(&settings.dir, keeping).map_err(CloudError::Store)?;
         let key = box_key(&settings.dir)?;
@@ -158,6 +160,7 @@ impl Cloud {
             beats: Beats::default(),
             store,
             sandbox,
+            making: Making::default(),
             key,
             authority,
             builder,
@@ -328,7 +331,7 @@ impl Cloud {
         if let Some(answered) = self.answer_beat(from, method, &body) {
             return answered;
         }
-        if !tier::may_ask(&far.known, from) {
+        if !tier::may_ask(&far.known, from, method) {
             return Err(format!("{} is no box that asks for tenants' data", from.long_name()));
         }
         match method {
@@ -342,6 +345,10 @@ impl Cloud {
                 let read = tokio::task::spawn_blocking(move || tier::answer_chunk(&chunks, &body));
                 read.await.map_err(|_| "the node is going down".to_owned())?
             }
+            Method::ChunksHeld | Method::ChunksPut | Method::ChunksSettle => {
+                tier::answer_holders(self, far, method, body).await
+            }
+            Method::Logs => tier::answer_logs(self, far, from, body).await,
         }
     }
 

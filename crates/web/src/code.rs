@@ -19,8 +19,8 @@ use persist::{Line, Logs};
 use sandbox::{BodyError, Cell, Fault, LoadError, Program, Reuse, Stream, Visit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::ahead;
 use crate::answer::{Body, Page};
-use crate::assets;
 use crate::front::Core;
 use crate::listen;
 use crate::observe::IdText;
@@ -244,7 +244,7 @@ fn body_error(error: Box<dyn std::error::Error + Send + Sync>) -> BodyError {
     }
 }
 
-/// The mapped program; compiled anew where an upgrade of the engine has made its artifact useless.
+/// The mapped program; compiled where it isn't yet, or where an upgrade of the engine has made its artifact useless.
 async fn program(core: &Rc<Core>, site: &Site, code: &Code, component: Digest) -> Result<Arc<Program>, String> {
     let sandbox = &core.cloud.sandbox;
     if let Some(program) = sandbox.loaded(site.tenant, component) {
@@ -255,22 +255,9 @@ async fn program(core: &Rc<Core>, site: &Site, code: &Code, component: Digest) -
         Err(LoadError::Missing(_) | LoadError::Damaged(_)) => {}
         Err(error) => return Err(chain(&error)),
     }
-    tracing::info!(app = %site.name, component = %code.name, "compiling anew: there is no artifact for this engine");
-    let chunks = &core.cloud.chunks;
-    let index = chunk_json::<api::Index>(core, site.tenant, site.content).await?;
-    let file = index.components.get(&code.name).ok_or("the release has no such component")?;
-    let wasm = assets::whole(chunks, site.tenant, file).await.map_err(|error| chain(&error))?;
-    sandbox.compile(site.tenant, &wasm).await.map_err(|error| chain(&error))?;
+    tracing::info!(app = %site.name, component = %code.name, "compiling: there is no artifact for this engine");
+    ahead::compiled(&core.cloud, site.tenant, site.content, component).await.map_err(|error| chain(&error))?;
     sandbox.program(site.tenant, component).await.map_err(|error| chain(&error))
-}
-
-async fn chunk_json<T: serde::de::DeserializeOwned>(
-    core: &Rc<Core>,
-    tenant: TenantId,
-    digest: Digest,
-) -> Result<T, String> {
-    let bytes = core.assets.chunk(&core.cloud.chunks, tenant, digest).await.map_err(|error| chain(&error))?;
-    serde_json::from_slice(&bytes).map_err(|error| error.to_string())
 }
 
 /// What a visitor hears of a fault: that it happened, and the id by which the log tells the rest.

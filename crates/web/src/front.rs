@@ -19,7 +19,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use base::limits::{REFUSED_BODY_BYTES_MAX, REFUSED_BODY_TIME_MAX, URL_BYTES_MAX};
-use base::{Digest, Timestamp, chain};
+use base::{Digest, Role, Timestamp, chain};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::Body as _;
@@ -335,6 +335,10 @@ impl Visit {
             let answer = self.page(StatusCode::NOT_IMPLEMENTED, "This is no proxy.", "Send a request to a site.");
             return Ok(self.last(answer));
         }
+        if core.cloud.far.as_ref().is_some_and(|far| !far.roles.has(Role::Web)) {
+            let help = "The cloud's web boxes do: the site's name should lead to one of them.";
+            return Ok(self.page(StatusCode::MISDIRECTED_REQUEST, "This box serves no apps.", help));
+        }
         let Some(site) = core.sites.borrow_mut().of_host(&host.name) else {
             let said = format!("No app answers at {}.", host.name);
             return Ok(self.page(StatusCode::NOT_FOUND, &said, "Check the address."));
@@ -492,3 +496,6 @@ fn is_api(core: &Core, peer: &Peer, host: &str) -> bool {
     let by_address = || host.parse::<IpAddr>().is_ok() || host.starts_with('[');
     peer.scheme != Scheme::Plain && (host == core.cloud.api_host() || by_address())
 }
+
+#[cfg(test)]
+mod roles;

@@ -8,6 +8,7 @@
 //! *Invariant*: below [`front`] nothing is reached without the `TenantId` that the route gave. HTTP status codes
 //! are chosen in this crate and nowhere else.
 
+mod ahead;
 mod answer;
 mod assets;
 mod cloud;

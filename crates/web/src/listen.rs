@@ -34,6 +34,7 @@ use crate::cloud::Cloud;
 use crate::front::Core;
 use crate::tls::{self, TlsError};
 use crate::turns::{SinceLook, Turns};
+use crate::{ahead, sweep};
 
 /// Connections that the kernel holds for a core that is busy.
 const BACKLOG: i32 = 4_096;
@@ -104,7 +105,8 @@ impl Node {
         }
         let beside = vec![
             tokio::spawn(Arc::clone(&cloud).follow()),
-            tokio::spawn(crate::sweep::sweep(Arc::clone(&cloud))),
+            tokio::spawn(sweep::sweep(Arc::clone(&cloud))),
+            tokio::spawn(ahead::ahead(Arc::clone(&cloud))),
             tokio::spawn(Arc::clone(&cloud).beat()),
             tokio::spawn(Arc::clone(&cloud).tend_voters()),
         ];

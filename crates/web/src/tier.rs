@@ -1,4 +1,4 @@
-//! What boxes of one cloud ask of each other for their tenants' sake, and answer: data and chunks.
+//! What boxes of one cloud ask of each other for their tenants' sake, and answer: data, chunks and logs.
 //!
 //! How it travels, and that it comes from whom it says, is somebody else's ([`Tier`]). Here is what is asked, what it
 //! means, and who may ask it: a box that the record has, by its roles there, for what this box holds.
@@ -6,7 +6,10 @@
 //! A box that is taken over can ask for any tenant's data, as it could read its own memory: docs/security.md says so.
 
 mod beats;
+mod chunks;
 mod data;
+mod holders;
+mod logs;
 mod tokens;
 mod voters;
 
@@ -17,18 +20,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use base::limits::TIER_CHUNK_TIME_MAX;
-use base::{BoxId, Digest, Role, TenantId};
+use base::limits::{TIER_NEWS_TIME_MAX, TIER_PACKS_AT_ONCE};
+use base::{BoxId, Role, Roles};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use state::Boxes;
+use persist::record::News;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use state::{Boxes, Record};
+use tokio::sync::Semaphore;
 
-use persist::chunks::GetError;
+use crate::cloud::Cloud;
 
 pub(crate) use beats::{Beats, Heard};
+pub(crate) use chunks::{ChunkError, Chunks, answer as answer_chunk};
+pub(crate) use data::{Home, Operation, Raw, answer as answer_data, homeless};
+pub(crate) use holders::{LayError, answer as answer_holders, keeps};
+pub(crate) use logs::{Asked, Merged, Told, answer as answer_logs, merged};
 pub use tokens::{AccessWish, MintError};
 pub(crate) use tokens::{Makers, Wish};
-pub(crate) use data::{Far, Operation, Raw, answer as answer_data};
 
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +48,14 @@ pub enum Method {
     Data,
     /// The bytes of a chunk.
     Chunk,
+    /// Which chunks a box has, and how long they are.
+    ChunksHeld,
+    /// Here are chunks.
+    ChunksPut,
+    /// Make chunks durable.
+    ChunksSettle,
+    /// Lines of an app's log.
+    Logs,
     /// How the box that asks is.
     Beat,
     /// How all the others are, as the one who is asked has heard.
@@ -48,7 +65,18 @@ pub enum Method {
 }
 
 impl Method {
-    const ALL: [Self; 6] = [Self::Record, Self::Data, Self::Chunk, Self::Beat, Self::Vitals, Self::Mint];
+    const ALL: [Self; 10] = [
+        Self::Record,
+        Self::Data,
+        Self::Chunk,
+        Self::ChunksHeld,
+        Self::ChunksPut,
+        Self::ChunksSettle,
+        Self::Logs,
+        Self::Beat,
+        Self::Vitals,
+        Self::Mint,
+    ];
 
     /// Its number between boxes, which stays what it is for ever.
     #[must_use]
@@ -57,6 +85,10 @@ impl Method {
             Self::Record => 1,
             Self::Data => 2,
             Self::Chunk => 3,
+            Self::ChunksHeld => 4,
+            Self::ChunksPut => 5,
+            Self::ChunksSettle => 6,
+            Self::Logs => 7,
             Self::Beat => 16,
             Self::Vitals => 17,
             Self::Mint => 18,
@@ -123,91 +155,90 @@ pub trait Tier: Send + Sync + 'static {
 /// What the record says of the boxes, for those who ask at every request. None until it is known, and of `firm up`.
 pub type Known = Arc<ArcSwapOption<Boxes>>;
 
-/// A question for a chunk.
-#[derive(Debug, Serialize, Deserialize)]
-struct ChunkAsk {
-    tenant: TenantId,
-    digest: Digest,
-}
-
-/// Chunks as the cloud has them: here, or on the boxes of its persistence tier.
+/// What other boxes have.
 #[derive(Clone)]
-pub(crate) struct Chunks {
-    here: persist::Chunks,
-    /// None of `firm up`.
-    far: Option<Far>,
+pub(crate) struct Far {
+    pub(crate) tier: Arc<dyn Tier>,
+    /// This box's.
+    pub(crate) roles: Roles,
+    pub(crate) known: Known,
+    /// Places for calls that carry chunks to other boxes.
+    packs: Arc<Semaphore>,
+    /// Those of other boxes who read logs here.
+    pub(crate) readers: Arc<logs::Readers>,
 }
 
-/// Why a chunk can't be had.
+/// Why there is no answer that can be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ChunkError {
-    #[error("the node is going down")]
-    Gone,
-    #[error("a chunk can't be read")]
-    Get(#[source] persist::chunks::GetError),
-}
-
-impl Chunks {
-    pub(crate) fn new(here: persist::Chunks, far: Option<Far>) -> Self {
-        Self { here, far }
-    }
-
-    /// The bytes, checked against their digest. What comes from another box is kept here for whoever asks next.
-    pub(crate) async fn get(&self, tenant: TenantId, digest: Digest) -> Result<Bytes, ChunkError> {
-        let here = self.here.clone();
-        let found = tokio::task::spawn_blocking(move || here.get(tenant, digest)).await;
-        let missing = match (found.map_err(|_| ChunkError::Gone)?, &self.far) {
-            (Err(missing @ GetError::Missing(_)), Some(far)) => (missing, far),
-            (found, _) => return found.map_err(ChunkError::Get),
-        };
-        let (missing, far) = missing;
-        let fetched = far.chunk(tenant, digest).await.ok_or(ChunkError::Get(missing))?;
-        let (here, kept) = (self.here.clone(), fetched.clone());
-        // A disk without room is no reason to send nothing: the bytes were checked on their way here.
-        let keep = tokio::task::spawn_blocking(move || {
-            if let Err(error) = here.put(tenant, digest, &kept) {
-                tracing::warn!(%digest, "a chunk from another box can't be kept: {}", base::chain(&error));
-            } else if let Err(error) = here.settle(tenant, &[digest]) {
-                tracing::warn!(%digest, "a chunk from another box can't be made durable: {}", base::chain(&error));
-            }
-        });
-        keep.await.map_err(|_| ChunkError::Gone)?;
-        Ok(fetched)
-    }
+pub(crate) enum CallError {
+    #[error(transparent)]
+    Tier(#[from] TierError),
+    #[error("the question can't be written: {0}")]
+    Unwritable(postcard::Error),
+    #[error("the box's answer can't be read: {0}")]
+    Garbled(postcard::Error),
 }
 
 impl Far {
-    /// The bytes of a chunk, from whichever box of the persistence tier has them right.
-    async fn chunk(&self, tenant: TenantId, digest: Digest) -> Option<Bytes> {
-        let body: Bytes = postcard::to_allocvec(&ChunkAsk { tenant, digest }).ok()?.into();
-        let boxes = self.known.load_full()?;
-        let me = self.tier.me();
-        for holder in boxes.with(Role::Persistence).map(|it| it.id).filter(|id| *id != me) {
-            match self.tier.ask(holder, Method::Chunk, body.clone(), TIER_CHUNK_TIME_MAX).await {
-                Ok(bytes) if Digest::of(&bytes) == digest => return Some(bytes),
-                Ok(_) => tracing::error!(%digest, holder = %holder.name(), "a box sends other bytes than a chunk's"),
-                Err(error) => tracing::debug!(%digest, holder = %holder.name(), "no chunk from there: {error}"),
-            }
-        }
-        None
+    pub(crate) fn new(tier: Arc<dyn Tier>, roles: Roles, known: Known) -> Self {
+        Self { tier, roles, known, packs: Arc::new(Semaphore::new(TIER_PACKS_AT_ONCE)), readers: Arc::default() }
+    }
+
+    async fn call<A: DeserializeOwned>(
+        &self,
+        to: BoxId,
+        method: Method,
+        ask: &impl Serialize,
+        within: Duration,
+    ) -> Result<A, CallError> {
+        let body = postcard::to_allocvec(ask).map_err(CallError::Unwritable)?;
+        let answer = self.tier.ask(to, method, body.into(), within).await?;
+        postcard::from_bytes(&answer).map_err(CallError::Garbled)
     }
 }
 
-/// Answers a question for a chunk. Blocks.
-pub(crate) fn answer_chunk(chunks: &persist::Chunks, body: &[u8]) -> Result<Bytes, String> {
-    let ask: ChunkAsk = postcard::from_bytes(body).map_err(|error| format!("no question for a chunk: {error}"))?;
-    chunks.get(ask.tenant, ask.digest).map_err(|error| base::chain(&error))
+/// Is it so, by the record? Whoever asks may have heard a moment earlier than this box.
+async fn hears(cloud: &Cloud, is_so: impl Fn(&Record) -> bool + Send + Sync) -> bool {
+    let (record, mut watcher) = cloud.store.record.subscribe();
+    if is_so(&record) {
+        return true;
+    }
+    let heard = async {
+        while let Some(News::Changed { record, .. } | News::Lagged { record }) = watcher.next().await {
+            if is_so(&record) {
+                return true;
+            }
+        }
+        false
+    };
+    tokio::time::timeout(TIER_NEWS_TIME_MAX, heard).await.unwrap_or(false)
 }
 
-/// May the box ask for databases and chunks?
-pub(crate) fn may_ask(known: &Known, from: BoxId) -> bool {
-    known.load().as_ref().is_some_and(|boxes| {
-        boxes
-            .boxes
-            .get(&from)
-            .is_some_and(|it| it.joined.is_some() && (it.roles.has(Role::Web) || it.roles.has(Role::Persistence)))
-    })
+fn written(answer: &impl Serialize) -> Result<Bytes, String> {
+    postcard::to_allocvec(answer).map(Bytes::from).map_err(|error| error.to_string())
+}
+
+/// May the box ask this? A push may land on any box, and so may a question for a log: whoever has come may read and lay
+/// chunks and read logs. Data is for those who run code or hold it.
+pub(crate) fn may_ask(known: &Known, from: BoxId, method: Method) -> bool {
+    let known = known.load();
+    let Some(it) = known.as_ref().and_then(|boxes| boxes.boxes.get(&from)) else { return false };
+    let may = match method {
+        Method::Data => it.roles.has(Role::Web) || it.roles.has(Role::Persistence),
+        Method::Record
+        | Method::Chunk
+        | Method::ChunksHeld
+        | Method::ChunksPut
+        | Method::ChunksSettle
+        | Method::Logs
+        | Method::Beat
+        | Method::Vitals
+        | Method::Mint => true,
+    };
+    it.joined.is_some() && may
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) mod town;

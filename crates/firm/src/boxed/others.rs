@@ -299,8 +299,8 @@ impl Tier for Others {
 fn class_of(method: Method) -> Class {
     match method {
         Method::Record | Method::Beat | Method::Mint => Class::Control,
-        Method::Data | Method::Vitals => Class::Data,
-        Method::Chunk => Class::Bulk,
+        Method::Data | Method::Vitals | Method::ChunksHeld | Method::ChunksSettle | Method::Logs => Class::Data,
+        Method::Chunk | Method::ChunksPut => Class::Bulk,
     }
 }
 

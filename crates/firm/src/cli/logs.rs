@@ -144,7 +144,7 @@ fn query(args: &Args) -> String {
 fn show(out: &Out, line: &LogLine, now: Timestamp) -> Outcome {
     let tone = match line.stream.as_str() {
         "fault" => Tone::Bad,
-        "stderr" => Tone::Odd,
+        "stderr" | "notice" => Tone::Odd,
         "access" => Tone::Quiet,
         _ => Tone::Plain,
     };

@@ -70,6 +70,29 @@ fn bytes_under_a_wrong_name_are_refused() {
 }
 
 #[test]
+fn what_is_here_is_told_with_its_length_and_what_is_absent_without_a_touch() {
+    let (_dir, chunks) = opened();
+    let (settled, incoming, nowhere) =
+        (put(&chunks, ONE, b"settled"), put(&chunks, ONE, b"in"), Digest::of(b"nowhere"));
+    chunks.settle(ONE, &[settled]).expect("it was put");
+    let path = chunks.path(ONE, settled);
+    let age_of =
+        || SystemTime::now().duration_since(path.metadata().and_then(|it| it.modified()).expect("it is there"));
+    age(&path);
+    let all = [nowhere, settled, incoming];
+    assert_eq!(chunks.absent(ONE, all.into_iter()), [nowhere]);
+    assert_eq!(chunks.absent(TWO, all.into_iter()), all);
+    assert!(age_of().is_ok_and(|age| age > Duration::from_hours(1)));
+    assert_eq!(chunks.held(ONE, &all), [None, Some(7), Some(2)]);
+    assert_eq!(chunks.held(TWO, &all), [None; 3]);
+    assert!(age_of().is_ok_and(|age| age < Duration::from_hours(1)), "a sweep could take what was told to be here");
+    // What is damaged is as good as absent.
+    std::fs::write(&path, "spoilt!").expect("it is there");
+    assert!(chunks.get(ONE, settled).is_err());
+    assert_eq!((chunks.absent(ONE, [settled].into_iter()), chunks.held(ONE, &[settled])), (vec![settled], vec![None]));
+}
+
+#[test]
 fn tenants_never_share_a_chunk() {
     let (_dir, chunks) = opened();
     let digest = put(&chunks, ONE, b"secret");

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use persist::{Database, Databases, KvError};
 use sandbox::{Answer, Bucket, KeyPage, KeyValue, KeyValueError, Swap};
 
-use crate::tier::{Far, Operation, Raw};
+use crate::tier::{Far, Home, Operation, Raw, homeless};
 
 /// Lends instances the databases of the cloud.
 pub(crate) struct Buckets {
@@ -40,9 +40,12 @@ pub(crate) fn refused(error: KvError) -> KeyValueError {
 /// The operation, on the box where the bucket's database lives; `near`, where that is this one.
 macro_rules! here_or_there {
     ($self:ident, $bucket:ident, $operation:expr, $answer:ident, $near:expr) => {
-        match $self.far.as_ref().and_then(|far| Some((far, far.home($bucket)?))) {
-            Some((far, home)) => Box::pin(async move { far.ask(home, $bucket, $operation).await?.$answer() }),
-            None => Box::pin(async move { $near.await.map_err(refused) }),
+        match $self.far.as_ref().map(|far| (far, far.home($bucket))) {
+            Some((far, Home::There(home))) => {
+                Box::pin(async move { far.ask(home, $bucket, $operation).await?.$answer() })
+            }
+            Some((_, Home::Nowhere)) => Box::pin(async move { Err(homeless($bucket)) }),
+            Some((_, Home::Here)) | None => Box::pin(async move { $near.await.map_err(refused) }),
         }
     };
 }

@@ -1,17 +1,18 @@
-//! An app's log, as JSON lines: the newest so many, and what comes for who stays.
+//! An app's log, as JSON lines: the newest so many, and what comes for who stays; of all boxes that run the app.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use api::LogLine;
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderValue, Response, header};
-use persist::logs::{Filter, Followed, Follower};
+use persist::logs::Filter;
 use persist::{Line, Stream};
 
-use super::{Answer, Call, Refusal, blocking};
+use super::{Answer, Call, Refusal};
 use crate::answer::Body;
+use crate::tier::{self, Asked, Merged, Told};
 
 /// The most lines of the past that one answer holds.
 const TAIL_MAX: usize = 10_000;
@@ -43,16 +44,16 @@ pub(crate) async fn log_read(call: Call) -> Answer {
         Some("" | "true") => true,
         Some(_) => return Err(Refusal::parameter("follow", "it is true or false")),
     };
-    let (logs, tenant, count) = (call.cloud.store.logs.clone(), call.tenant(), tail.min(TAIL_MAX));
-    let read = blocking(move || {
-        if follow {
-            logs.follow(tenant, app.id, count, filter).map(|(lines, follower)| (lines, Some(follower)))
-        } else {
-            logs.tail(tenant, app.id, count, &filter).map(|lines| (lines, None))
-        }
-    });
-    let (lines, follower) = read.await?.map_err(|error| Refusal::failed(error.into()))?;
-    let mut answer = Response::new(Body::Lines(Box::pin(said(lines.into(), follower))));
+    let asked = Asked {
+        tenant: call.tenant(),
+        app: app.id,
+        app_name: app.name.clone(),
+        filter,
+        tail: tail.min(TAIL_MAX),
+        stay: follow,
+    };
+    let log = tier::merged(Arc::clone(&call.cloud), asked).await.map_err(|error| Refusal::failed(error.into()))?;
+    let mut answer = Response::new(Body::Lines(Box::pin(said(log))));
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -60,20 +61,21 @@ pub(crate) async fn log_read(call: Call) -> Answer {
 }
 
 /// The past, then what comes.
-fn said(past: VecDeque<Line>, follower: Option<Follower>) -> impl futures_util::Stream<Item = Bytes> {
-    stream::unfold((past, follower), |(mut past, mut follower)| async move {
-        if let Some(line) = past.pop_front() {
-            return Some((text(&line), (past, follower)));
-        }
-        let bytes = match follower.as_mut()?.next().await? {
-            Followed::Line(line) => text(&line),
-            Followed::Missed(count) => missed(count),
+fn said(log: Merged) -> impl futures_util::Stream<Item = Bytes> {
+    stream::unfold(log, |mut log| async move {
+        let bytes = match log.next().await? {
+            Told::Line(line) => text(line),
+            Told::Missed(count) => {
+                notice(format!("{count} lines came faster than you read and are not shown; the log has them"))
+            }
+            Told::Notice(text) => notice(text),
+            Told::End => return None,
         };
-        Some((bytes, (past, follower)))
+        Some((bytes, log))
     })
 }
 
-fn text(line: &Line) -> Bytes {
+fn text(line: Line) -> Bytes {
     let stream = match line.stream {
         Stream::Stdout => "stdout",
         Stream::Stderr => "stderr",
@@ -84,21 +86,22 @@ fn text(line: &Line) -> Bytes {
         at: line.at,
         stage: line.stage.to_string(),
         release: line.release.to_string(),
-        request: line.request.clone().unwrap_or_default(),
+        request: line.request.unwrap_or_default(),
         stream: stream.to_owned(),
-        text: line.text.clone(),
+        text: line.text,
     })
 }
 
-/// Told in the log's own form, so that a reader of it need not know another.
-fn missed(count: u64) -> Bytes {
+/// Told in the log's own form, so that a reader of it need not know another; in a stream of its own, so that nobody takes
+/// it for the app's.
+fn notice(text: String) -> Bytes {
     json(&LogLine {
         at: SystemTime::now().into(),
         stage: String::new(),
         release: String::new(),
         request: String::new(),
-        stream: "fault".to_owned(),
-        text: format!("{count} lines came faster than you read and are not shown; the log has them"),
+        stream: "notice".to_owned(),
+        text,
     })
 }
 

@@ -24,6 +24,7 @@ use super::apps::{deployed, live};
 use super::{Answer, Call, Refusal, blocking, detached, done, json, read_json};
 use crate::assets;
 use crate::cloud::Cloud;
+use crate::tier::LayError;
 
 pub(crate) async fn chunks_missing(call: Call) -> Answer {
     let body = call.body.clone();
@@ -31,8 +32,9 @@ pub(crate) async fn chunks_missing(call: Call) -> Answer {
     if chunks.len() > MISSING_DIGESTS_MAX {
         return Err(Refusal::bad("too_many", format!("{MISSING_DIGESTS_MAX} digests are the most of one question")));
     }
-    let (store, tenant) = (call.cloud.store.chunks.clone(), call.tenant());
-    let missing = blocking(move || store.missing(tenant, &chunks)).await?;
+    let held = call.cloud.chunks.held(call.tenant(), chunks.clone()).await;
+    let held = held.map_err(|error| Refusal::failed(error.into()))?;
+    let missing = chunks.into_iter().filter(|digest| !held.contains_key(digest)).collect();
     json(&ChunksMissing { missing })
 }
 
@@ -191,7 +193,7 @@ fn check_encoded(shown: &str, file: &File, encoding: Encoding, encoded: &Encoded
     Ok(())
 }
 
-/// Every chunk is there, with the size that the index says. Gives each digest once.
+/// Every chunk is here, or on the persistence tier, with the size that the index says. Gives each digest once.
 async fn uploaded(cloud: &Cloud, tenant: TenantId, index: &Index) -> Result<Vec<Digest>, Refusal> {
     let mut chunks = BTreeMap::new();
     for chunk in index.chunks() {
@@ -204,32 +206,24 @@ async fn uploaded(cloud: &Cloud, tenant: TenantId, index: &Index) -> Result<Vec<
             return Err(Refusal::bad("wrong_index", said));
         }
     }
-    let store = cloud.store.chunks.clone();
-    blocking(move || {
-        let digests: Vec<Digest> = chunks.keys().copied().collect();
-        let missing = store.missing(tenant, &digests);
-        if let Some(first) = missing.first() {
-            let count = missing.len();
-            return Err(Refusal::new(
-                StatusCode::CONFLICT,
-                "chunks_missing",
-                format!("{count} chunks are not uploaded, {first} first"),
-            )
-            .help("ask /chunks/missing, upload, and push again"));
+    let digests: Vec<Digest> = chunks.keys().copied().collect();
+    let held = cloud.chunks.held(tenant, digests.clone()).await.map_err(|error| Refusal::failed(error.into()))?;
+    let mut missing = digests.iter().filter(|digest| !held.contains_key(digest));
+    if let Some(first) = missing.next() {
+        return Err(not_uploaded(1 + missing.count(), *first));
+    }
+    for (digest, size) in &chunks {
+        if held[digest] != *size {
+            let said = format!("chunk {digest} has {} bytes, not {size}", held[digest]);
+            return Err(Refusal::bad("wrong_index", said));
         }
-        for (digest, size) in &chunks {
-            let file = store.file(tenant, *digest).map_err(|error| Refusal::failed(error.into()))?;
-            let held = file.metadata().map_err(|error| Refusal::failed(error.into()))?;
-            if held.len() != *size {
-                return Err(Refusal::bad(
-                    "wrong_index",
-                    format!("chunk {digest} has {} bytes, not {size}", held.len()),
-                ));
-            }
-        }
-        Ok(digests)
-    })
-    .await?
+    }
+    Ok(digests)
+}
+
+fn not_uploaded(count: usize, first: Digest) -> Refusal {
+    let said = format!("{count} chunks are not uploaded, {first} first");
+    Refusal::new(StatusCode::CONFLICT, "chunks_missing", said).help("ask /chunks/missing, upload, and push again")
 }
 
 /// Compiles every component in the compile process, and refuses imports that nobody granted.
@@ -294,7 +288,8 @@ fn uncompiled(name: &Name, error: CompileError) -> Refusal {
     }
 }
 
-/// Stores the index and makes all that the release names durable.
+/// Stores the index and makes all that the release names durable: here, or where the cloud is made of boxes on its
+/// persistence tier.
 async fn settle(cloud: &Cloud, tenant: TenantId, index: &Index, mut digests: Vec<Digest>) -> Result<Digest, Refusal> {
     let bytes = Bytes::from(serde_json::to_vec(index).map_err(|error| Refusal::failed(error.into()))?);
     if bytes.len() > CHUNK_BYTES_MAX {
@@ -307,15 +302,27 @@ async fn settle(cloud: &Cloud, tenant: TenantId, index: &Index, mut digests: Vec
     let content = Digest::of(&bytes);
     digests.push(content);
     let store = cloud.store.chunks.clone();
-    blocking(move || {
-        store.put(tenant, content, &bytes).map_err(|error| unstored(&error))?;
-        store.settle(tenant, &digests).map_err(|error| match &error {
-            SettleError::Full { .. } => Refusal::disk_full(),
-            _ => Refusal::failed(error.into()),
-        })
-    })
-    .await??;
+    blocking(move || store.put(tenant, content, &bytes)).await?.map_err(|error| unstored(&error))?;
+    cloud.chunks.lay(tenant, digests).await.map_err(unlaid)?;
     Ok(content)
+}
+
+fn unlaid(error: LayError) -> Refusal {
+    match error {
+        LayError::Here(SettleError::Full { .. }) => Refusal::disk_full(),
+        LayError::Source { digest, source } if source.is_missing() => not_uploaded(1, digest),
+        LayError::TooFew { full: true, .. } => {
+            let said = format!("{error}; nothing was changed");
+            Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", said)
+                .help("an operator must make room on the persistence boxes; then try again")
+        }
+        LayError::TooFew { .. } | LayError::NoHolders => {
+            let said = format!("{error}; nothing was changed");
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "tier_unreachable", said)
+                .help("try again when they are back: `firm status` shows which are missing")
+        }
+        LayError::Here(_) | LayError::Source { .. } | LayError::Gone => Refusal::failed(error.into()),
+    }
 }
 
 fn unstored(error: &PutError) -> Refusal {
@@ -326,9 +333,10 @@ fn unstored(error: &PutError) -> Refusal {
     }
 }
 
-/// Runs what waits for the disk away from the core.
 #[cfg(test)]
 mod fuzz;
+#[cfg(test)]
+mod laying;
 
 #[cfg(test)]
 mod tests {

@@ -1,15 +1,13 @@
 //! Operations on databases that live on another box.
 
-use std::sync::Arc;
-
 use base::limits::{KV_BATCH_MAX, TIER_DATA_TIME_MAX};
-use base::{BoxId, DatabaseId, Name, Roles, TenantId};
+use base::{BoxId, DatabaseId, Name, TenantId};
 use bytes::Bytes;
 use persist::{Database, Databases, KvError};
 use sandbox::{Bucket, KeyPage, KeyValueError, Swap};
 use serde::{Deserialize, Serialize};
 
-use super::{Known, Method, Tier, TierError};
+use super::{Far, Known, Method, TierError};
 
 /// A value, which travels as it is and not byte by byte.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,19 +90,22 @@ pub(super) fn written(bucket: &Bucket, operation: Operation) -> Result<Bytes, po
     postcard::to_allocvec(&ask).map(Bytes::from)
 }
 
-/// What other boxes have.
-#[derive(Clone)]
-pub(crate) struct Far {
-    pub(crate) tier: Arc<dyn Tier>,
-    /// This box's.
-    pub(crate) roles: Roles,
-    pub(crate) known: Known,
+/// Where a database lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Home {
+    Here,
+    There(BoxId),
+    /// The record gives it no home, or isn't known yet. Whoever made it now would make a second one beside the right one.
+    Nowhere,
 }
 
 impl Far {
-    /// The box to ask, where the bucket's database isn't this box's own.
-    pub(crate) fn home(&self, bucket: &Bucket) -> Option<BoxId> {
-        self.known.load().as_ref()?.home(bucket.database).filter(|home| *home != self.tier.me())
+    pub(crate) fn home(&self, bucket: &Bucket) -> Home {
+        match self.known.load().as_ref().and_then(|boxes| boxes.home(bucket.database)) {
+            Some(home) if home == self.tier.me() => Home::Here,
+            Some(home) => Home::There(home),
+            None => Home::Nowhere,
+        }
     }
 
     pub(crate) async fn ask(
@@ -138,6 +139,12 @@ impl Far {
             }
         }
     }
+}
+
+/// No box holds the database.
+pub(crate) fn homeless(bucket: &Bucket) -> KeyValueError {
+    tracing::warn!(tenant = %bucket.tenant, database = bucket.database.0, "the record names no box that holds a database");
+    KeyValueError::Broken("no box of the cloud holds this data: nothing was done; try again in a moment".to_owned())
 }
 
 /// The answer was of another kind than what was asked: a fault of ours on either side.

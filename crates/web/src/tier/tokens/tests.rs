@@ -66,7 +66,7 @@ impl Tier for Toy {
 
 fn far(me: BoxId) -> Far {
     let tier = Arc::new(Toy { me, operators: BTreeSet::from([OPERATOR]), kept: AtomicBool::new(false) });
-    Far { tier, roles: Role::Auth.into(), known: Arc::new(ArcSwapOption::empty()) }
+    Far::new(tier, Role::Auth.into(), Arc::new(ArcSwapOption::empty()))
 }
 
 fn apply(record: &mut Record, command: Command) {
