@@ -698,6 +698,13 @@ pub const TOKENS_CHECKED_MAX: usize = 16_384;
 pub const ACCESS_WISHES_REMEMBERED: usize = 4_096;
 /// How often `firm apply` looks again while it waits.
 pub const APPLY_LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Bytes of a database that travel at once, and what the other box gets to write them; with the last to sync all.
+pub const DATABASE_PIECE_BYTES: usize = MIB;
+pub const DATABASE_PIECE_TIME_MAX: Duration = Duration::from_secs(30);
+/// Databases that arrive at once. Each box that goes sends one at a time.
+pub const ARRIVALS_MAX: usize = 64;
+/// How long a command waits for the data of a box that goes: 60 GB at 1 Gbit/s.
+pub const DRAIN_WAIT_MAX: Duration = Duration::from_mins(10);
 /// A box that was silent for so long is shown as such: three beats and the time of one.
 pub const BOX_SILENCE: Duration = Duration::from_secs(4);
 /// A voter that is silent for so long is replaced where another box can vote: longer than a restart takes.

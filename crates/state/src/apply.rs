@@ -68,6 +68,8 @@ pub enum Refusal {
     NotFounded,
     #[error("a cloud needs an operator")]
     NoOperators,
+    #[error("the database isn't that box's to give, or the other isn't one to have it")]
+    NoMove,
     #[error("that is no signature")]
     Signature,
     #[error("the cloud has no box {0}")]
@@ -141,7 +143,8 @@ impl Record {
             Command::BoxAdmit { admission } => self.box_admit(entry, admission),
             Command::BoxJoin { id, order, addresses } => self.box_join(entry, *id, order, addresses),
             Command::BoxMoved { id, addresses } => self.box_moved(*id, addresses),
-            Command::BoxDrain { id, lose_data } => self.box_drain(*id, *lose_data),
+            Command::BoxDrain { id } => self.box_drain(*id),
+            Command::DatabaseMove { database, from, to } => self.database_move(*database, *from, *to),
             Command::BoxLeave { id, lose_data } => self.box_leave(*id, *lose_data),
             Command::BoxEvict { id, lose_data } => self.box_evict(entry, *id, *lose_data),
         }

@@ -217,15 +217,29 @@ impl Record {
     }
 
     /// It takes nothing new from here on, and goes when others keep the record without it.
-    pub(crate) fn box_drain(&mut self, id: BoxId, lose_data: bool) -> Outcome {
+    pub(crate) fn box_drain(&mut self, id: BoxId) -> Outcome {
         let boxes = self.boxes_mut()?;
-        boxes.may_go(id, lose_data)?;
+        boxes.may_go(id, true)?;
         let it = boxes.boxes.get_mut(&id).ok_or_else(|| Refusal::NoBox(id.long_name()))?;
         if it.leaving {
             return Ok(Applied::default());
         }
         Arc::make_mut(it).leaving = true;
         Ok(changed())
+    }
+
+    /// Said again it changes nothing: the box that gives it may not have heard that it is done.
+    pub(crate) fn database_move(&mut self, database: DatabaseId, from: BoxId, to: BoxId) -> Outcome {
+        let boxes = self.boxes_mut()?;
+        let takes = |it: &Arc<CloudBox>| it.joined.is_some() && it.roles.has(Role::Persistence) && !it.leaving;
+        match boxes.homes.get(&database) {
+            Some(home) if *home == to => Ok(Applied::default()),
+            Some(home) if *home == from && boxes.boxes.get(&to).is_some_and(takes) => {
+                boxes.homes.insert(database, to);
+                Ok(changed())
+            }
+            _ => Err(Refusal::NoMove),
+        }
     }
 
     /// Gone in order: it may come again with the key that it has.
@@ -435,6 +449,16 @@ mod tests {
         for command in [Command::BoxLeave { id: OTHER, lose_data: false }, Command::BoxEvict { id: OTHER, lose_data: false }] {
             assert_eq!(apply(&mut record, command), Err(held.clone()));
         }
+        // They may go to a box that stays, from the one that has them.
+        let first = *record.boxes().expect("founded").homes.iter().find(|(_, home)| **home == OTHER).expect("two").0;
+        let go = |from, to| Command::DatabaseMove { database: first, from, to };
+        for (from, to) in [(FIRST, BoxId([4; 32])), (FIRST, FIRST), (OTHER, BoxId([4; 32]))] {
+            assert_eq!(apply(&mut record, go(from, to)), Err(Refusal::NoMove), "{from:?} {to:?}");
+        }
+        apply(&mut record, go(OTHER, FIRST)).expect("it is that box's");
+        assert_eq!(apply(&mut record, go(OTHER, FIRST)), Ok(Applied::default()), "said twice is said once");
+        assert_eq!(homes(&record), [3, 1]);
+        apply(&mut record, go(FIRST, OTHER)).expect("and back");
         let delete = |stage: &str| Command::StageDelete {
             tenant,
             app: "shop".parse().expect("a name"),
@@ -451,7 +475,7 @@ mod tests {
         let mut record = founded();
         admit(&mut record, OTHER, "persistence", "b").expect("admitted");
         join(&mut record, OTHER, "b").expect("joined");
-        let drain = |id| Command::BoxDrain { id, lose_data: false };
+        let drain = |id| Command::BoxDrain { id };
         apply(&mut record, drain(FIRST)).expect("another keeps the record");
         assert_eq!(apply(&mut record, drain(FIRST)), Ok(Applied::default()), "said twice is said once");
         assert_eq!(apply(&mut record, drain(OTHER)), Err(Refusal::LastPersistence(OTHER.name())));

@@ -168,11 +168,15 @@ pub enum Command {
         id: BoxId,
         addresses: Vec<SocketAddr>,
     },
-    /// It is about to go: it gets no new data, and others keep the record.
+    /// It is about to go: it gets no new data, what it has goes elsewhere, and others keep the record.
     BoxDrain {
         id: BoxId,
-        /// Also when it holds databases, which are lost when it goes.
-        lose_data: bool,
+    },
+    /// A database lives on another box from now on, where its file is by now.
+    DatabaseMove {
+        database: DatabaseId,
+        from: BoxId,
+        to: BoxId,
     },
     /// It goes in order.
     BoxLeave {

@@ -25,7 +25,7 @@ use crate::manage::Places;
 use crate::observe::{Export, Exporter, Meters, Otlp};
 use crate::router::{Builder, Router, seal_tenant_key};
 use crate::throttle::Throttles;
-use crate::tier::{self, Beats, Chunks, Far, Known, Makers, Method, MintError, Tier, Wish};
+use crate::tier::{self, Arrivals, Beats, Chunks, Far, Known, Makers, Method, MintError, Tier, Wish};
 use crate::tls::{self, Authority, TlsError};
 use crate::{code, listen};
 
@@ -100,6 +100,8 @@ pub struct Cloud {
     pub(crate) far: Option<Far>,
     /// What the others said last of how they are.
     pub(crate) beats: Beats,
+    /// Databases that come here from another box.
+    pub(crate) arrivals: Arrivals,
     /// Whose tokens are believed.
     pub(crate) makers: Makers,
     pub(crate) sandbox: Sandbox,
@@ -155,6 +157,7 @@ impl Cloud {
         Ok(Arc::new(Self {
             settings,
             chunks: Chunks::new(store.chunks.clone(), far.clone()),
+            arrivals: Arrivals::default(),
             makers: Makers::new(far.as_ref()),
             far,
             beats: Beats::default(),
@@ -335,6 +338,7 @@ impl Cloud {
             return Err(format!("{} is no box that asks for tenants' data", from.long_name()));
         }
         match method {
+            Method::Database => self.answer_database(from, &body).await,
             Method::Record | Method::Beat | Method::Vitals | Method::Mint => Err("it was answered before".to_owned()),
             Method::Data => {
                 let (databases, me) = (&self.store.databases, far.tier.me());

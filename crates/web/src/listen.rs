@@ -109,6 +109,7 @@ impl Node {
             tokio::spawn(ahead::ahead(Arc::clone(&cloud))),
             tokio::spawn(Arc::clone(&cloud).beat()),
             tokio::spawn(Arc::clone(&cloud).tend_voters()),
+            tokio::spawn(Arc::clone(&cloud).tend_data()),
         ];
         Ok(Self { cloud, phase, cores, beside })
     }

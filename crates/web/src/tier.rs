@@ -10,6 +10,7 @@ mod chunks;
 mod data;
 mod holders;
 mod logs;
+mod moving;
 mod tokens;
 mod voters;
 
@@ -35,6 +36,7 @@ pub(crate) use beats::{Beats, Heard};
 pub(crate) use chunks::{ChunkError, Chunks, answer as answer_chunk};
 pub(crate) use data::{Home, Operation, Raw, answer as answer_data, homeless};
 pub(crate) use holders::{LayError, answer as answer_holders, keeps};
+pub(crate) use moving::Arrivals;
 pub(crate) use logs::{Asked, Merged, Told, answer as answer_logs, merged};
 pub use tokens::{AccessWish, MintError};
 pub(crate) use tokens::{Makers, Wish};
@@ -62,10 +64,12 @@ pub enum Method {
     Vitals,
     /// A token, of an auth box.
     Mint,
+    /// A part of a database that comes to live on the box that is asked.
+    Database,
 }
 
 impl Method {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Record,
         Self::Data,
         Self::Chunk,
@@ -76,6 +80,7 @@ impl Method {
         Self::Beat,
         Self::Vitals,
         Self::Mint,
+        Self::Database,
     ];
 
     /// Its number between boxes, which stays what it is for ever.
@@ -92,6 +97,7 @@ impl Method {
             Self::Beat => 16,
             Self::Vitals => 17,
             Self::Mint => 18,
+            Self::Database => 19,
         }
     }
 
@@ -162,6 +168,8 @@ pub(crate) struct Far {
     /// This box's.
     pub(crate) roles: Roles,
     pub(crate) known: Known,
+    /// Databases of this box for which somebody else may be asked by now.
+    pub(crate) moving: moving::Moving,
     /// Places for calls that carry chunks to other boxes.
     packs: Arc<Semaphore>,
     /// Those of other boxes who read logs here.
@@ -181,7 +189,7 @@ pub(crate) enum CallError {
 
 impl Far {
     pub(crate) fn new(tier: Arc<dyn Tier>, roles: Roles, known: Known) -> Self {
-        Self { tier, roles, known, packs: Arc::new(Semaphore::new(TIER_PACKS_AT_ONCE)), readers: Arc::default() }
+        Self { tier, roles, known, moving: Arc::default(), packs: Arc::new(Semaphore::new(TIER_PACKS_AT_ONCE)), readers: Arc::default() }
     }
 
     async fn call<A: DeserializeOwned>(
@@ -225,6 +233,7 @@ pub(crate) fn may_ask(known: &Known, from: BoxId, method: Method) -> bool {
     let Some(it) = known.as_ref().and_then(|boxes| boxes.boxes.get(&from)) else { return false };
     let may = match method {
         Method::Data => it.roles.has(Role::Web) || it.roles.has(Role::Persistence),
+        Method::Database => it.roles.has(Role::Persistence),
         Method::Record
         | Method::Chunk
         | Method::ChunksHeld

@@ -1,11 +1,11 @@
 //! The cloud of a context, where it is made of boxes: what it says of them, and whom else to ask.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::{BoxView, CloudView, RecordPart};
 use base::limits::{
-    BOX_DRAIN_TIME_MAX, BOX_LOOK_TIME_MAX, BOX_SILENCE, CLIENT_ANSWER_TIME_MAX, CONTEXT_ADDRESSES_MAX, LINK_PORT_AFTER,
+    BOX_DRAIN_TIME_MAX, BOX_LOOK_TIME_MAX, DRAIN_WAIT_MAX, BOX_SILENCE, CLIENT_ANSWER_TIME_MAX, CONTEXT_ADDRESSES_MAX, LINK_PORT_AFTER,
     SIGHTING_ADDRESSES_MAX,
 };
 use base::{BoxId, Name, Role};
@@ -115,18 +115,32 @@ pub(super) fn doors(view: &CloudView) -> Vec<Door> {
 }
 
 /// The cloud does without the box from now on: it goes in order, or is out for good.
-pub(super) async fn remove(session: &Session, view: &CloudView, it: &BoxView, evict: bool, lose_data: bool) -> Outcome {
+pub(super) async fn remove(
+    cx: &Cx,
+    session: &Session,
+    view: &CloudView,
+    it: &BoxView,
+    evict: bool,
+    lose_data: bool,
+) -> Outcome {
     let path = format!("/v1/boxes/{}?evict={evict}&lose_data={lose_data}", it.id);
     let time = CLIENT_ANSWER_TIME_MAX.max(BOX_DRAIN_TIME_MAX + Duration::from_secs(10));
-    let removed = match session.delete_within::<api::Done>(&path, time).await {
-        Err(failure) if failure.code() == Some("ask_another") => {
-            beside(session, view, it.id).await?.delete_within::<api::Done>(&path, time).await
+    let began = Instant::now();
+    let mut asked = session.clone();
+    let removed = loop {
+        match asked.delete_within::<api::Done>(&path, time).await {
+            Err(failure) if failure.code() == Some("ask_another") => asked = beside(session, view, it.id).await?,
+            // It goes on by itself meanwhile: data is on its way.
+            Err(failure) if failure.code() == Some("not_drained") && began.elapsed() < DRAIN_WAIT_MAX => {
+                cx.out.note(&format!("{} …", failure.message().unwrap_or_default()));
+            }
+            removed => break removed,
         }
-        removed => removed,
     };
     removed.map(|_| ()).map_err(|failure| match failure.code() {
         Some("needed") if !lose_data => failure.help(
-            "a persistence box that holds databases stays until they are moved or deleted; to lose them: --lose-data",
+            "a box that is lost takes its databases with it: --lose-data, if that is what you want; one that works sends them \
+             away first, with firm reset",
         ),
         _ => failure,
     })

@@ -43,7 +43,7 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
         held => format!(", which holds {held} databases,"),
     };
     cx.out.confirm(&format!("Put {} ({}){held} out of cloud {} for good?", it.name, it.roles, view.name), args.yes)?;
-    cloud::remove(&session, &view, it, true, args.lose_data).await?;
+    cloud::remove(cx, &session, &view, it, true, args.lose_data).await?;
     cx.out.answer(&Told { evicted: it.name.to_string() }, |out| {
         out.line(&format!("{} {} is out of cloud {}, for good", out.paint(Tone::Good, "✓"), it.name, view.name))
     })

@@ -92,6 +92,11 @@ impl Failure {
         self.problem.as_deref().map(|problem| problem.code.as_str())
     }
 
+    /// What happened.
+    pub fn message(&self) -> Option<&str> {
+        self.problem.as_deref().map(|problem| problem.message.as_str())
+    }
+
     /// Does it say what to do next?
     pub fn has_help(&self) -> bool {
         self.problem.as_deref().is_some_and(|problem| problem.help.is_some())

@@ -358,7 +358,7 @@ async fn leave_cloud(cx: &Cx, found: &Found, lose_data: bool) -> Outcome {
                 if view.boxes.len() == 1 {
                     return Ok(());
                 }
-                return cloud::remove(&session, &view, it, false, lose_data).await;
+                return cloud::remove(cx, &session, &view, it, false, lose_data).await;
             }
             Ok(_) => {}
             Err(failure) => failed = failure,

@@ -60,7 +60,7 @@ pub(super) async fn join(
                 continue;
             }
             cx.out.note(&format!("{} leaves as {} …", it.name, it.roles));
-            cloud::remove(session, view, it, false, lose_data).await?;
+            cloud::remove(cx, session, view, it, false, lose_data).await?;
         }
         let asked = match it {
             // It was one of them: what is asked from here on is asked of another.

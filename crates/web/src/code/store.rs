@@ -44,6 +44,7 @@ macro_rules! here_or_there {
             Some((far, Home::There(home))) => {
                 Box::pin(async move { far.ask(home, $bucket, $operation).await?.$answer() })
             }
+            Some((_, Home::Moving)) => Box::pin(async { Err(KeyValueError::Busy) }),
             Some((_, Home::Nowhere)) => Box::pin(async move { Err(homeless($bucket)) }),
             Some((_, Home::Here)) | None => Box::pin(async move { $near.await.map_err(refused) }),
         }

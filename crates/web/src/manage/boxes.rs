@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{BoxAdmit, BoxView, CloudView, NearbyView, RecordPart, VitalsView};
-use base::limits::BOX_DRAIN_TIME_MAX;
+use base::limits::{BOX_DRAIN_TIME_MAX, VOTERS_TIME_MAX};
 use base::{BoxId, Role};
 use http::StatusCode;
 use persist::record::Standing;
@@ -38,10 +38,8 @@ pub(crate) async fn box_admit(call: Call) -> Answer {
     let view = detached(call, async move |call| {
         // A box that was wiped must not be taken for the voter that it was: it would deny what it promised.
         let is_joined = held(call)?.boxes.get(&id).is_some_and(|it| it.joined.is_some());
-        if !is_joined && is_member(call, id) {
-            let said = format!("{} left a moment ago, and the others still count on it", id.name());
-            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "not_drained", said)
-                .help("try again in a moment; if it stays so, see who is silent with `firm status`"));
+        if !is_joined {
+            forgotten(call, id).await?;
         }
         call.propose(Command::BoxAdmit { admission: Admission { id, roles, labels, order, warrant } }).await?;
         let boxes = held(call)?;
@@ -75,8 +73,8 @@ pub(crate) async fn box_remove(call: Call) -> Answer {
             call.propose(Command::BoxEvict { id, lose_data }).await?;
             return Ok(());
         }
-        call.propose(Command::BoxDrain { id, lose_data }).await?;
-        no_member(call, id).await?;
+        call.propose(Command::BoxDrain { id }).await?;
+        no_member(call, id, lose_data).await?;
         call.propose(Command::BoxLeave { id, lose_data }).await?;
         Ok(())
     })
@@ -84,18 +82,41 @@ pub(crate) async fn box_remove(call: Call) -> Answer {
     done()
 }
 
-/// Waits until the box neither votes on the record nor is told of it.
-async fn no_member(call: &Call, id: BoxId) -> Result<(), Refusal> {
+/// Waits until nobody counts on the box that it was.
+async fn forgotten(call: &Call, id: BoxId) -> Result<(), Refusal> {
+    let gone = async {
+        while is_member(call, id) {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::time::timeout(VOTERS_TIME_MAX, gone).await.map_err(|_| {
+        let said = format!("{} left a moment ago, and the others still count on it", id.name());
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "not_drained", said)
+            .help("try again in a moment; if it stays so, see who is silent with `firm status`")
+    })
+}
+
+/// Waits until the box neither votes on the record nor is told of it, and has sent away its data.
+async fn no_member(call: &Call, id: BoxId, lose_data: bool) -> Result<(), Refusal> {
+    let holds = || {
+        let record = call.cloud.record();
+        record.boxes().map_or(0, |boxes| boxes.homes.values().filter(|home| **home == id).count())
+    };
     let gone = async {
         loop {
-            if !is_member(call, id) {
+            let votes = || call.cloud.store.record.standing().voters.contains_key(&id);
+            if if lose_data { !votes() } else { holds() == 0 && !is_member(call, id) } {
                 return;
             }
             tokio::time::sleep(LOOK).await;
         }
     };
     tokio::time::timeout(BOX_DRAIN_TIME_MAX, gone).await.map_err(|_| {
-        let said = format!("the other boxes don't keep the record without {} yet", id.name());
+        let said = match holds() {
+            0 => format!("the other boxes don't keep the record without {} yet", id.name()),
+            1 => format!("1 database of {} is still on its way to another box", id.name()),
+            several => format!("{several} databases of {} are still on their way to other boxes", id.name()),
+        };
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "not_drained", said)
             .help("see who is silent with `firm status`, and try again: it goes on where it was")
     })

@@ -95,6 +95,8 @@ pub(super) fn written(bucket: &Bucket, operation: Operation) -> Result<Bytes, po
 pub(crate) enum Home {
     Here,
     There(BoxId),
+    /// It is on its way from here to another box.
+    Moving,
     /// The record gives it no home, or isn't known yet. Whoever made it now would make a second one beside the right one.
     Nowhere,
 }
@@ -102,6 +104,7 @@ pub(crate) enum Home {
 impl Far {
     pub(crate) fn home(&self, bucket: &Bucket) -> Home {
         match self.known.load().as_ref().and_then(|boxes| boxes.home(bucket.database)) {
+            Some(home) if home == self.tier.me() && self.moving.load().contains(&bucket.database) => Home::Moving,
             Some(home) if home == self.tier.me() => Home::Here,
             Some(home) => Home::There(home),
             None => Home::Nowhere,

@@ -83,6 +83,10 @@ fn wanted(
         })
         .collect();
     let voters = voters_of(&candidates);
-    let learners = stays.iter().map(|it| it.id).filter(|id| !voters.contains(id) && is_heard(*id)).collect();
+    let mut learners: BTreeSet<BoxId> =
+        stays.iter().map(|it| it.id).filter(|id| !voters.contains(id) && is_heard(*id)).collect();
+    // A box that goes is told on for as long as it has data to send away.
+    let holds = |id: BoxId| boxes.homes.values().any(|home| *home == id);
+    learners.extend(boxes.with(Role::Persistence).filter(|it| it.leaving && holds(it.id)).map(|it| it.id));
     Members { voters, learners }
 }

@@ -201,7 +201,7 @@ fn tokens_of_an_auth_box_that_goes_get_the_word_of_one_that_stays() {
     join(&mut record, OTHER, OPERATOR);
     let theirs = token(&mut record, 1, Some(OTHER));
     assert!(makers.look(&far, &record).is_empty());
-    apply(&mut record, Command::BoxDrain { id: OTHER, lose_data: false });
+    apply(&mut record, Command::BoxDrain { id: OTHER });
     let orphans = makers.look(&far, &record);
     assert_eq!(orphans, [theirs]);
     sign(&mut record, orphans, AUTH);
