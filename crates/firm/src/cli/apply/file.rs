@@ -183,7 +183,8 @@ impl CloudFile {
         }
         let text = String::from_utf8(bytes).map_err(|error| {
             let (bytes, right) = (error.as_bytes(), error.utf8_error().valid_up_to());
-            let line = bytes[..right].iter().filter(|byte| **byte == b'\n').count() + 1;
+            let before = std::str::from_utf8(&bytes[..right]).expect("it is UTF-8 up to there");
+            let line = before.matches('\n').count() + 1;
             CloudFileError::NotText { file: file.to_owned(), line, byte: bytes[right] }
         })?;
         Self::parse(&text, file)

@@ -144,16 +144,22 @@ impl Candidate<'_> {
     pub(super) fn fit(&self, selector: &Selector, file: &CloudFile) -> Fit {
         let mut lacks = Vec::new();
         let mut unknown = false;
+        // A box of the cloud that was knocked at by its address, without being heard, is on a segment all the same.
+        let is_placed = self.seen.is_some_and(|seen| seen.segment.is_some() || self.can != Can::Serve);
         for (key, wanted) in &selector.labels {
             match self.label(key) {
                 Some(value) if value == wanted.as_str() => {}
                 Some(value) => lacks.push(format!("stands at {key}={value}, {key}={wanted} is wanted")),
-                None if self.seen.is_none() && file.place.iter().any(|place| place.segment.is_some()) => unknown = true,
+                None if !is_placed && file.place.iter().any(|place| place.segment.is_some()) => unknown = true,
                 None => lacks.push(format!("stands nowhere that has {key}={wanted}")),
             }
         }
         match self.seen {
-            Some(seen) => lacks.extend(lacking(selector, seen)),
+            Some(seen) if is_placed => lacks.extend(lacking(selector, seen)),
+            Some(seen) => {
+                lacks.extend(lacking(&Selector { segment: None, ..selector.clone() }, seen));
+                unknown |= selector.segment.is_some();
+            }
             None => unknown |= Selector { labels: BTreeMap::new(), ..selector.clone() } != Selector::default(),
         }
         match (lacks.is_empty(), unknown) {

@@ -4,6 +4,7 @@ mod text;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt::Write as _;
 
 use base::limits::BOXES_UNFIT_TOLD_MAX;
 use base::{BoxId, CloudId, Name, Role, Roles};
@@ -155,7 +156,7 @@ fn six_blank_boxes_become_a_cloud_and_stay_it() {
     let first = planned(&file, &seen, None);
     check(
         &first,
-        &expect![[r#"
+        &expect![[r"
         + canny-owl founds cloud hut at hut.example as persistence, with tenant acme
         + direct-sloth joins as persistence
         + nimble-bongo joins as persistence
@@ -165,25 +166,25 @@ fn six_blank_boxes_become_a_cloud_and_stay_it() {
         + tenant brew
         + all apps of acme together take 500/s, 1000 at once
         … shop.example waits for app shop, which acme hasn't pushed yet
-        hut: 8 things to do, 1 is waited for"#]],
+        hut: 8 things to do, 1 is waited for"]],
     );
     assert!(!first.is_reached());
     made(&mut seen, &mut cloud, &first.steps);
     let second = planned(&file, &seen, cloud.as_ref());
     check(
         &second,
-        &expect![[r#"
+        &expect![[r"
         … shop.example waits for app shop, which acme hasn't pushed yet
-        hut: 1 is waited for"#]],
+        hut: 1 is waited for"]],
     );
     assert!(second.is_reached(), "an app that isn't there yet is nothing that a run waits for");
     there(&mut cloud).tenants.get_mut("acme").expect("it is there").apps.insert(name("shop"));
     let third = planned(&file, &seen, cloud.as_ref());
     check(
         &third,
-        &expect![[r#"
+        &expect![[r"
         + shop.example is answered by shop of acme
-        hut: 1 thing to do"#]],
+        hut: 1 thing to do"]],
     );
     made(&mut seen, &mut cloud, &third.steps);
     check(&planned(&file, &seen, cloud.as_ref()), &expect!["hut is as the file says"]);
@@ -248,20 +249,20 @@ fn boxes_that_are_named_are_the_ones() {
     let others = cloud([member(0, "persistence"), member(1, "auth"), member(255, "web"), member(7, "auth")]);
     check(
         &planned(&file, &[], Some(&others)),
-        &expect![[r#"
+        &expect![[r"
         ! tiny-okapi is auth of the cloud, and the file doesn't want it: write it there, or take it out: firm reset tiny-okapi
         ! opal-coyote is web and is to be persistence: it is wiped and changed with --reroles
         ! nimble-bongo is auth and is to be web: it is wiped and changed with --reroles
-        hut: 3 differ and stay so"#]],
+        hut: 3 differ and stay so"]],
     );
     let made = plan(&file, &[], Some(&others), Reroles::Make).expect("it is the same cloud");
     check(
         &made,
-        &expect![[r#"
+        &expect![[r"
         ~ opal-coyote becomes persistence and was web: it is wiped first
         ~ nimble-bongo becomes web and was auth: it is wiped first
         ! tiny-okapi is auth of the cloud, and the file doesn't want it: write it there, or take it out: firm reset tiny-okapi
-        hut: 2 things to do, 1 differs and stays so"#]],
+        hut: 2 things to do, 1 differs and stays so"]],
     );
 }
 
@@ -281,25 +282,25 @@ fn the_last_box_that_keeps_data_is_not_wiped() {
     };
     check(
         &make(&[], &one),
-        &expect![[r#"
+        &expect![[r"
         … boxes[1]: cosmic-sloth, which is to be persistence, isn't seen: is it on, and on a segment or at a seed?
         ! nimble-bongo is persistence and is to be web, but no other box keeps the cloud's data
-        hut: 1 is waited for, 1 differs and stays so"#]],
+        hut: 1 is waited for, 1 differs and stays so"]],
     );
     check(
         &make(&[blank(0)], &one),
-        &expect![[r#"
+        &expect![[r"
         + cosmic-sloth joins as persistence
         ~ nimble-bongo becomes web and was persistence: it is wiped first
-        hut: 2 things to do"#]],
+        hut: 2 things to do"]],
     );
     // Of two that change places, the one that will keep it changes first.
     check(
         &make(&[], &cloud([member(1, "persistence"), member(0, "web")])),
-        &expect![[r#"
+        &expect![[r"
         ~ cosmic-sloth becomes persistence and was web: it is wiped first
         ~ nimble-bongo becomes web and was persistence: it is wiped first
-        hut: 2 things to do"#]],
+        hut: 2 things to do"]],
     );
 }
 
@@ -327,7 +328,7 @@ fn what_isn_t_in_the_file_stays_and_is_told() {
     ];
     check(
         &planned(&file, &seen, Some(&old)),
-        &expect![[r#"
+        &expect![[r"
             + tenant brew
             … rainy-rook, which is to be auth, is firming for this cloud, hut: no door answers
             … boxes[1]: 1 blank box is lacking of 2 for web
@@ -336,7 +337,7 @@ fn what_isn_t_in_the_file_stays_and_is_told() {
             ! all apps of acme together take 9/s, and the file has no limit: firm tenant limit acme --none takes it away
             ! shop.example is to be answered by shop of acme, and belongs to site of corp: it has to be removed there first
             ! there is a tenant corp that the file doesn't name
-            hut: 1 thing to do, 2 are waited for, 5 differ and stay so"#]],
+            hut: 1 thing to do, 2 are waited for, 5 differ and stay so"]],
     );
 }
 
@@ -354,9 +355,9 @@ fn labels_of_a_box_that_joined_are_told_when_they_differ() {
     check(&planned(&file(&text("7")), &seen, cloud.as_ref()), &expect!["hut is as the file says"]);
     check(
         &planned(&file(&text("8")), &seen, cloud.as_ref()),
-        &expect![[r#"
+        &expect![[r"
         ! nimble-bongo has (rack=7) and is to have (rack=8): labels are given when a box joins
-        hut: 1 differs and stays so"#]],
+        hut: 1 differs and stays so"]],
     );
 }
 
@@ -435,7 +436,7 @@ fn two_boxes_of_one_name_are_told_apart() {
 fn two_hundred_boxes_are_spread_over_rooms_and_segments() {
     let mut text = String::from("cloud = \"hill\"\n");
     for segment in 0..8 {
-        text += &format!("[[place]]\nsegment = \"s{segment}\"\nlabels = {{ room = \"r{}\" }}\n", segment % 2);
+        let _ = write!(text, "[[place]]\nsegment = \"s{segment}\"\nlabels = {{ room = \"r{}\" }}\n", segment % 2);
     }
     text += "[[boxes]]\nroles = \"persistence\"\ncount = 24\nspread = \"room\"\n[[boxes]]\nroles = \"web\"\ncount = 170\n\
              [[boxes]]\nroles = \"auth\"\ncount = 300\nwhere = { cores = 64 }\n";
@@ -613,11 +614,35 @@ fn a_box_that_leaves_has_no_place() {
         there.boxes.get_mut(&id(number)).expect("it is there").leaving = true;
     }
     let counted = planned(&file(&format!("{text}count = 1\n")), &six()[3..4], Some(&there));
-    check(&counted, &expect![[r#"
+    check(
+        &counted,
+        &expect![[r"
         + rainy-rook joins as web
-        hut: 1 thing to do"#]]);
+        hut: 1 thing to do"]],
+    );
     let named = planned(&file(&format!("{text}names = [\"tall-shrimp\"]\n")), &six()[3..4], Some(&there));
-    check(&named, &expect![[r#"
+    check(
+        &named,
+        &expect![[r"
         … tall-shrimp, which is to be web, is leaving the cloud, and may come again after that
-        hut: 1 is waited for"#]]);
+        hut: 1 is waited for"]],
+    );
+}
+
+#[test]
+fn a_box_of_the_cloud_that_is_seen_without_its_segment_isn_t_replaced() {
+    let text = "cloud = \"hut\"\ndomain = \"hut.example\"\n[[boxes]]\nroles = \"persistence\"\ncount = 1\n\
+                where = { cores = 2, segment = \"a\", labels = { rack = \"7\" } }\n\
+                [[place]]\nsegment = \"a\"\nlabels = { rack = \"7\" }\n";
+    let (file, mut seen, mut cloud) = (file(text), six(), None);
+    let first = planned(&file, &seen, None);
+    made(&mut seen, &mut cloud, &first.steps);
+    for it in seen.iter_mut().filter(|it| it.standing == Standing::Firm) {
+        it.segment = None;
+    }
+    check(&planned(&file, &seen, cloud.as_ref()), &expect!["hut is as the file says"]);
+    // One that isn't of the cloud may be anywhere.
+    let nowhere = [Seen { segment: None, ..blank(1) }];
+    let Wait::Boxes { unfit, .. } = &planned(&file, &nowhere, None).waits[0] else { panic!("nobody fits") };
+    assert_eq!(unfit[0].why, "stands nowhere that has rack=7; is at a seed's address, segment a is wanted");
 }

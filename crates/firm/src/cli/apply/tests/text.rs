@@ -11,6 +11,7 @@ fn refused(text: &str, expected: &Expect) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "most of them are those that are expected")]
 fn all_that_is_misshapen_is_told_at_once() {
     refused(
         r#"clod = "hut"
@@ -129,6 +130,7 @@ shop = "shop"
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "most of them are those that are expected")]
 fn what_is_wrong_between_the_keys_is_told() {
     refused(
         r#"cloud = "hut"
@@ -294,9 +296,9 @@ fn what_is_no_toml_or_no_text_is_told() {
     refused(&long, &expect![[r#"cloud.toml is no TOML from line 20002 on: invalid basic string, expected `"`"#]]);
     refused(
         &"#".repeat(base::limits::CLOUD_FILE_BYTES_MAX + 1),
-        &expect![[r#"
+        &expect![[r"
         cloud.toml has 4194305 bytes, and 4194304 are the most
-          help: count boxes rather than name them, and add tenants with: firm tenant add"#]],
+          help: count boxes rather than name them, and add tenants with: firm tenant add"]],
     );
     let error = CloudFile::read(b"cloud = \"hut\"\n# caf\xe9\n".to_vec(), "cloud.toml").expect_err("it is Latin-1");
     assert_eq!(error, CloudFileError::NotText { file: "cloud.toml".to_owned(), line: 2, byte: 0xe9 });

@@ -1,5 +1,7 @@
 //! Any world of boxes and any file: what holds of every plan.
 
+use std::fmt::Write as _;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -42,25 +44,27 @@ prop_compose! {
             let names: Vec<String> = (0_u8..).zip(&named).filter(|(_, of)| **of == Some(entry))
                 .map(|(number, _)| format!("\"{}\"", if number % 2 == 0 { id(number).name() } else { id(number).long_name() }))
                 .collect();
-            text += &format!("[[boxes]]\nroles = \"{roles}\"\n");
+            let _ = write!(text, "[[boxes]]\nroles = \"{roles}\"\n");
             if names.is_empty() {
-                text += &format!("count = {count}\n{selector}");
+                let _ = write!(text, "count = {count}\n{selector}");
                 text += if *is_spread { "spread = \"rack\"\n" } else { "" };
             } else {
-                text += &format!("names = [{}]\nlabels = {{ line = \"l{entry}\" }}\n", names.join(", "));
+                let _ = write!(text, "names = [{}]\nlabels = {{ line = \"l{entry}\" }}\n", names.join(", "));
             }
         }
         text += "[[boxes]]\nroles = \"persistence\"\ncount = 1\n";
         text += "[[place]]\nsegment = \"a\"\nlabels = { rack = \"7\" }\n[[place]]\nsegment = \"b\"\nlabels = { rack = \"8\" }\n";
         for (number, rack) in (0_u8..).zip(&placed) {
             if let Some(rack) = rack {
-                text += &format!("[[place]]\nboxes = [\"{}\"]\nlabels = {{ rack = \"{rack}\" }}\n", id(number).name());
+                let _ = write!(text, "[[place]]\nboxes = [\"{}\"]\nlabels = {{ rack = \"{rack}\" }}\n", id(number).name());
             }
         }
         for (tenant, (rate, domain)) in tenants {
-            text += &format!("[tenant.t{tenant}]\n");
-            text += &if rate > 0 { format!("limit = {{ rate = \"{rate}/s\" }}\n") } else { String::new() };
-            text += &format!("[tenant.t{tenant}.domains]\n\"d{domain}-{tenant}.example\" = \"app{domain}\"\n");
+            let _ = writeln!(text, "[tenant.t{tenant}]");
+            if rate > 0 {
+                let _ = writeln!(text, "limit = {{ rate = \"{rate}/s\" }}");
+            }
+            let _ = write!(text, "[tenant.t{tenant}.domains]\n\"d{domain}-{tenant}.example\" = \"app{domain}\"\n");
         }
         file(&text)
     }
