@@ -451,6 +451,7 @@ mod tests {
                 joined: Some(Timestamp(2)),
                 addresses: Vec::new(),
                 leaving: false,
+                warrant: None,
             };
             (id, Arc::new(it))
         };
