@@ -129,6 +129,8 @@ struct Run<'a> {
     place: nearby::Where,
     /// Listening once hears everybody; afterwards those are looked at who were heard.
     has_listened: bool,
+    /// Where each box was heard: what is looked at by its address later is still of that segment.
+    segments: BTreeMap<BoxId, String>,
     view: Option<CloudView>,
 }
 
@@ -143,7 +145,7 @@ impl<'a> Run<'a> {
     fn new(cx: &'a Cx, args: &'a Args, file: &'a CloudFile) -> Outcome<Self> {
         let mut place = args.place.clone();
         place.at.extend(file.seeds.iter().map(|seed| seed.0));
-        Ok(Self { cx, args, file, operator: Operator::open()?, place, has_listened: false, view: None })
+        Ok(Self { cx, args, file, operator: Operator::open()?, place, has_listened: false, segments: BTreeMap::new(), view: None })
     }
 
     async fn look(&mut self) -> Outcome<Looked> {
@@ -156,6 +158,9 @@ impl<'a> Run<'a> {
         for found in &seen.boxes {
             if !self.place.at.contains(&found.address) {
                 self.place.at.push(found.address);
+            }
+            if found.interface != "-" {
+                self.segments.entry(found.about.id).or_insert_with(|| found.interface.clone());
             }
         }
         Ok(seen)
@@ -192,7 +197,7 @@ impl<'a> Run<'a> {
             cloud: about.cloud.zip(about.cloud_name.clone()),
             roles: about.roles.clone(),
             hardware: about.hardware.clone(),
-            segment: Some(found.interface.clone()).filter(|interface| interface != "-"),
+            segment: self.segments.get(&about.id).cloned(),
             trusted: self.operator.knows(about.id) || is_sealed || given,
             has_twin: !found.twins.is_empty(),
         }

@@ -24,7 +24,8 @@ async fn call(town: &Town, number: usize, path: Vec<(&'static str, String)>, bod
     };
     cloud.propose(Actor::Box, command).await.expect("it is in order");
     let caller = auth::identify(&cloud.record(), Timestamp(1), Some(&token.secret)).expect("it was just made");
-    Call { cloud, caller: Some(caller), bearer: None, tenant: Some(TENANT), path, query: Vec::new(), body: body.into() }
+    let (caller, tenant) = (Some(caller), Some(TENANT));
+    Call { cloud, caller, bearer: None, tenant, path, query: Vec::new(), body: body.into() }
 }
 
 /// A push of an app with one file.
