@@ -140,6 +140,7 @@ fn a_forged_order_brings_no_box_into_the_cloud() {
             },
             labels: std::collections::BTreeMap::new(),
             operators: vec![stranger.id()],
+            warrant: None,
         })),
     };
     let order = async |address: SocketAddr| {
