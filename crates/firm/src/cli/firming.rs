@@ -1,7 +1,7 @@
 //! `firm firm` and `firm reset`: a box becomes something, or nothing.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use base::limits::{BOX_LABELS_MAX, FIRM_WAIT_DEFAULT, KNOCK_ANSWER_TIME_MAX};
@@ -383,7 +383,7 @@ fn free(cloud: &Name, found: &Found) -> Outcome {
     }
 }
 
-/// The context of a cloud that was one box, and is gone.
+/// The context of the box's cloud leads to another of its boxes from now on. Of a cloud that was this box alone it is forgotten.
 fn forget(cloud: &Name, found: &Found) -> Outcome<Option<Name>> {
     let folder = contexts::folder()?;
     let ip = |address: &str| address.parse::<SocketAddr>().ok().map(|address| address.ip());
@@ -391,13 +391,28 @@ fn forget(cloud: &Name, found: &Found) -> Outcome<Option<Name>> {
     if !contexts::load(&folder)?.contexts.get(cloud).is_some_and(is_its) {
         return Ok(None);
     }
+    let mut is_forgotten = false;
     contexts::change(&folder, |known| {
+        if known.contexts.get_mut(cloud).is_none_or(|context| leads_elsewhere(context, found.address.ip())) {
+            return;
+        }
+        is_forgotten = true;
         known.contexts.remove(cloud);
         if known.current.as_ref() == Some(cloud) {
             known.current = None;
         }
     })?;
-    Ok(Some(cloud.clone()))
+    Ok(is_forgotten.then(|| cloud.clone()))
+}
+
+/// Has the cloud other boxes than the one at this address? Then the context leads to one of those.
+fn leads_elsewhere(context: &mut api::Context, gone: IpAddr) -> bool {
+    context.also.retain(|address| address.parse::<SocketAddr>().is_ok_and(|address| address.ip() != gone));
+    if context.also.is_empty() {
+        return false;
+    }
+    context.address = context.also.remove(0);
+    true
 }
 
 /// Nothing is ordered before the box is known to be the one that it seems to be: it was known before, its seal says so, or
@@ -576,6 +591,23 @@ fn told(found: &Found, began: Instant, context: Option<Name>) -> Told {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_context_outlives_a_box_of_a_cloud_of_several() {
+        let (first, second) = ("10.0.0.1:443".to_owned(), "10.0.0.2:443".to_owned());
+        let mut context = api::Context {
+            address: first.clone(),
+            also: vec![first, second.clone()],
+            host: "api.localhost".to_owned(),
+            authority: String::new(),
+            token: String::new(),
+            tenant: "main".parse().expect("a name"),
+        };
+        let gone = |text: &str| text.parse().expect("an address");
+        assert!(leads_elsewhere(&mut context, gone("10.0.0.1")));
+        assert_eq!((&context.address, context.also.len()), (&second, 0));
+        assert!(!leads_elsewhere(&mut context, gone("10.0.0.2")), "the last box takes its cloud with it");
+    }
 
     #[test]
     fn labels_have_a_key_and_a_value() {
