@@ -32,7 +32,9 @@ fn a_box_that_is_reset_leaves_and_may_come_again() {
     lab.push_kv("notes");
     for number in WEB {
         eventually(&format!("b{number} serves"), || lab.page(number, "hello") == "G'day");
-        eventually(&format!("b{number} runs code"), || lab.kv(None, number, "notes", "op=set&key=k&value=kept").is_ok());
+        eventually(&format!("b{number} runs code"), || {
+            lab.kv(None, number, "notes", "op=set&key=k&value=kept").is_ok()
+        });
     }
     let leaves = |lab: &Lab, number: usize| {
         let ran = lab.reset(number, &[]);
@@ -76,7 +78,9 @@ fn a_box_changes_its_role_in_one_call_while_the_cloud_answers() {
     lab.push_kv("notes");
     for number in WEB {
         eventually(&format!("b{number} serves"), || lab.page(number, "hello") == "G'day");
-        eventually(&format!("b{number} runs code"), || lab.kv(None, number, "notes", "op=set&key=k&value=kept").is_ok());
+        eventually(&format!("b{number} runs code"), || {
+            lab.kv(None, number, "notes", "op=set&key=k&value=kept").is_ok()
+        });
     }
     let (_, changes) = holders(&lab);
     let (name, doors) = (lab.name(changes).to_owned(), lab.doors(&[changes]));

@@ -46,7 +46,11 @@ fn six_blank_boxes_become_one_cloud() {
         eventually(&format!("b{writes} writes"), || {
             lab.kv(None, writes, "notes", &format!("op=set&key=k&value={value}")).is_ok()
         });
-        assert_eq!(lab.kv(None, reads, "notes", "op=get&key=k"), Ok(value.into()), "b{reads} reads what b{writes} wrote");
+        assert_eq!(
+            lab.kv(None, reads, "notes", "op=get&key=k"),
+            Ok(value.into()),
+            "b{reads} reads what b{writes} wrote"
+        );
     }
 
     // The next release is on every web box soon after it was said to be.

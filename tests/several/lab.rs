@@ -283,7 +283,12 @@ impl Lab {
     /// Posts something to a box's API, as the operator. None where it is refused.
     pub(crate) fn send(&self, to: usize, path: &str, body: &Value) -> Option<Value> {
         let mut curl = self.curl(None, to);
-        curl.args(["--header", &format!("authorization: Bearer {}", self.token), "--header", "content-type: application/json"]);
+        curl.args([
+            "--header",
+            &format!("authorization: Bearer {}", self.token),
+            "--header",
+            "content-type: application/json",
+        ]);
         let got = answer(curl.args(["--data-binary", &body.to_string()]).arg(format!("https://api.localhost{path}")));
         [200, 201].contains(&got.status).then(|| serde_json::from_str(&got.body).ok()).flatten()
     }

@@ -48,7 +48,9 @@ fn web_boxes_serve_on_while_nobody_keeps_the_record() {
     lab.push_kv("notes");
     for number in WEB {
         eventually(&format!("b{number} serves"), || lab.page(number, "hello") == "G'day");
-        eventually(&format!("b{number} runs code"), || lab.kv(None, number, "notes", "op=set&key=k&value=kept").is_ok());
+        eventually(&format!("b{number} runs code"), || {
+            lab.kv(None, number, "notes", "op=set&key=k&value=kept").is_ok()
+        });
     }
     for number in KEEPERS {
         lab.kill(number);
@@ -98,7 +100,16 @@ fn only_the_killed_web_boxes_own_requests_fail() {
     // Visitors of both boxes; when one of them fails they end, once they have asked the other another thousand times.
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/several/visitors.py");
     let mut visitors = lab.beside(None, "python3");
-    visitors.arg(&script).args(["--authority", arg(&lab.authority()), "--host", "hello.main.localhost", "--first", "200", "--more", "1000"]);
+    visitors.arg(&script).args([
+        "--authority",
+        arg(&lab.authority()),
+        "--host",
+        "hello.main.localhost",
+        "--first",
+        "200",
+        "--more",
+        "1000",
+    ]);
     visitors.args(WEB.map(|number| lab.v4(number).to_owned())).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut visitors = visitors.spawn().expect("python3 is installed");
     let mut lines = BufReader::new(visitors.stdout.take().expect("it is piped")).lines();

@@ -83,9 +83,10 @@ impl Tried {
             let before = lab.databases(AUTH);
             lab.push_kv(&app);
             eventually("its database has a home", || {
-                let grown = lab.databases(AUTH).into_iter().find(|(number, held)| {
-                    before.iter().any(|(earlier, had)| earlier == number && had < held)
-                });
+                let grown = lab
+                    .databases(AUTH)
+                    .into_iter()
+                    .find(|(number, held)| before.iter().any(|(earlier, had)| earlier == number && had < held));
                 grown.is_some_and(|(number, _)| apps.insert(number, app.clone()).is_none())
             });
         }
@@ -117,9 +118,10 @@ impl Tried {
             let others = KEEPERS.into_iter().filter(|number| *number != leader).map(|number| format!("b{number}"));
             self.lab.cut(&format!("b{leader}"), &others.collect::<Vec<_>>().join(","), false);
             eventually("another one leads", || {
-                KEEPERS.into_iter().filter(|number| *number != leader).any(|number| {
-                    self.lab.leader(number).is_some_and(|now| now != leader)
-                })
+                KEEPERS
+                    .into_iter()
+                    .filter(|number| *number != leader)
+                    .any(|number| self.lab.leader(number).is_some_and(|now| now != leader))
             });
             self.lab.heal();
             self.lab.is_one(&ALL);

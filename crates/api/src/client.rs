@@ -198,7 +198,8 @@ async fn open(context: &Context) -> Result<(Sender, String), ClientError> {
     let addresses: Vec<&String> = std::iter::once(&context.address).chain(&context.also).collect();
     let mut failed = None;
     for address in &addresses {
-        let silent = || ClientError::Connect { address: (*address).clone(), source: std::io::ErrorKind::TimedOut.into() };
+        let silent =
+            || ClientError::Connect { address: (*address).clone(), source: std::io::ErrorKind::TimedOut.into() };
         let opened = if addresses.len() == 1 {
             open_at(context, address).await
         } else {

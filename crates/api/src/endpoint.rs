@@ -4,9 +4,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use state::Grant;
 
 use crate::types::{
-    AppView, BoxAdmit, BoxView, ChunksAsked, ChunksMissing, CloudView, Deployed, DomainAdd, DomainView, Done, Env, EnvChange, EnvChanged, Health,
-    LogLine, Promote, Push, ReleaseView, Rollback, SecretSet, Secrets, Share, Shared, StageView, Status, TenantChange,
-    TenantCreate, TenantView, TokenCreate, TokenCreated, TokenView, Whoami,
+    AppView, BoxAdmit, BoxView, ChunksAsked, ChunksMissing, CloudView, Deployed, DomainAdd, DomainView, Done, Env,
+    EnvChange, EnvChanged, Health, LogLine, Promote, Push, ReleaseView, Rollback, SecretSet, Secrets, Share, Shared,
+    StageView, Status, TenantChange, TenantCreate, TenantView, TokenCreate, TokenCreated, TokenView, Whoami,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -230,7 +230,11 @@ const LOG_QUERY: &[Parameter] = &[
 ];
 
 const BOX_REMOVE_QUERY: &[Parameter] = &[
-    Parameter { name: "evict", summary: "For good: its key never comes back. For a box that is lost.", kind: "boolean" },
+    Parameter {
+        name: "evict",
+        summary: "For good: its key never comes back. For a box that is lost.",
+        kind: "boolean",
+    },
     Parameter { name: "lose_data", summary: "Also when it holds databases, which are lost.", kind: "boolean" },
 ];
 
@@ -245,9 +249,15 @@ pub const ENDPOINTS: &[Endpoint] = &[
     row(Operation::WhoamiRead, Get, "/v1/whoami", Token, "Whose token this is.").gives(Body::Json(of::<Whoami>)),
     row(Operation::BoxList, Get, "/v1/boxes", Operator, "The boxes that the cloud is made of, and how they are.")
         .gives(Body::Json(of::<CloudView>)),
-    row(Operation::BoxAdmit, Post, "/v1/boxes", Operator, "Let a box in: it comes when it is told to, with the same order.")
-        .takes(Body::Json(of::<BoxAdmit>))
-        .creates(Body::Json(of::<BoxView>)),
+    row(
+        Operation::BoxAdmit,
+        Post,
+        "/v1/boxes",
+        Operator,
+        "Let a box in: it comes when it is told to, with the same order.",
+    )
+    .takes(Body::Json(of::<BoxAdmit>))
+    .creates(Body::Json(of::<BoxView>)),
     row(
         Operation::BoxRemove,
         Delete,

@@ -6,14 +6,14 @@
 mod allow;
 mod seal;
 mod share;
-mod word;
 mod token;
+mod word;
 
 pub use allow::{Caller, Denied, Wants, identify, may};
 pub use seal::{Key, OpenError};
 pub use share::{Pass, PassError};
-pub use word::{access_word, token_word, warrant_word};
 pub use token::{Minted, mint};
+pub use word::{access_word, token_word, warrant_word};
 
 #[cfg(test)]
 mod fuzz;

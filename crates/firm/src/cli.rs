@@ -50,10 +50,10 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::boxed::{self, BoxArgs};
 use crate::up::{self, UpArgs};
+pub use apply::schema as cloud_schema;
 use exit::Exit;
 use failure::{Failure, Outcome};
 use out::Out;
-pub use apply::schema as cloud_schema;
 pub use reference::reference;
 use session::{Global, Session};
 

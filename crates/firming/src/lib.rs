@@ -14,6 +14,5 @@ mod order;
 
 pub use machine::{Firming, Happened, Step};
 pub use order::{
-    Assignment, Door, Membership, NotTaken, Order, OrderId, Standing, Task, Then, Warrant, Way, What,
-    is_cloud_domain,
+    Assignment, Door, Membership, NotTaken, Order, OrderId, Standing, Task, Then, Warrant, Way, What, is_cloud_domain,
 };

@@ -153,11 +153,9 @@ impl Firming {
             (Some(task), Standing::Firm(membership)) if task.order == membership.order => return Ok(()),
             (None, Standing::Blank) => return Ok(()),
             // Its cloud has it be something else.
-            (Some(task), Standing::Firm(membership)) if task.is_of(membership) => Standing::Resetting {
-                then: Then::Firm(task),
-                new_key: false,
-                left: Some(membership.clone()),
-            },
+            (Some(task), Standing::Firm(membership)) if task.is_of(membership) => {
+                Standing::Resetting { then: Then::Firm(task), new_key: false, left: Some(membership.clone()) }
+            }
             (Some(_), Standing::Firm(membership)) => {
                 return Err(NotTaken::FirmAlready(membership.roles.clone(), membership.name.clone()));
             }

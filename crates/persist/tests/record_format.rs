@@ -279,7 +279,13 @@ fn a_damaged_format_1_is_named_and_left_as_it_is() {
 fn only_a_founder_takes_over_format_1() {
     struct Nobody;
     impl persist::record::Peers for Nobody {
-        fn call(&self, _: base::BoxId, _: bytes::Bytes, _: persist::record::Weight, _: std::time::Duration) -> persist::record::Answer {
+        fn call(
+            &self,
+            _: base::BoxId,
+            _: bytes::Bytes,
+            _: persist::record::Weight,
+            _: std::time::Duration,
+        ) -> persist::record::Answer {
             Box::pin(std::future::ready(Err(persist::record::PeerError::Unreachable)))
         }
 

@@ -12,7 +12,9 @@ use base::{AppId, BoxId, DatabaseId, Digest, Domain, Name, ReleaseNo, Roles, Ten
 
 use crate::command::{Applied, Command, Entry, Event};
 use crate::manifest::variable_name;
-use crate::record::{App, Change, DomainClaim, How, LIVE, Origin, Record, Release, Sealed, Signed, Stage, Tenant, Token};
+use crate::record::{
+    App, Change, DomainClaim, How, LIVE, Origin, Record, Release, Sealed, Signed, Stage, Tenant, Token,
+};
 use crate::{Ceiling, Certificate, Grant, Manifest};
 
 /// Why the record didn't take a command. The record is as it was.

@@ -393,9 +393,10 @@ mod tests {
     #[test]
     fn an_evicted_key_never_comes_back_and_one_that_left_may() {
         let mut record = founded();
-        for (order, command) in
-            [("b", Command::BoxLeave { id: OTHER, lose_data: false }), ("c", Command::BoxEvict { id: OTHER, lose_data: false })]
-        {
+        for (order, command) in [
+            ("b", Command::BoxLeave { id: OTHER, lose_data: false }),
+            ("c", Command::BoxEvict { id: OTHER, lose_data: false }),
+        ] {
             admit(&mut record, OTHER, "web", order).expect("admitted");
             join(&mut record, OTHER, order).expect("joined");
             apply(&mut record, command).expect("gone");
@@ -410,7 +411,9 @@ mod tests {
     fn the_last_box_that_keeps_the_record_stays() {
         let mut record = founded();
         admit(&mut record, OTHER, "persistence,web", "b").expect("admitted");
-        for command in [Command::BoxEvict { id: FIRST, lose_data: false }, Command::BoxLeave { id: FIRST, lose_data: false }] {
+        for command in
+            [Command::BoxEvict { id: FIRST, lose_data: false }, Command::BoxLeave { id: FIRST, lose_data: false }]
+        {
             assert_eq!(apply(&mut record, command), Err(Refusal::LastPersistence(FIRST.name())), "nobody else came");
         }
         join(&mut record, OTHER, "b").expect("joined");
@@ -446,7 +449,9 @@ mod tests {
         };
         assert_eq!(homes(&record), [2, 2]);
         let held = Refusal::HoldsData { name: OTHER.name(), databases: 2 };
-        for command in [Command::BoxLeave { id: OTHER, lose_data: false }, Command::BoxEvict { id: OTHER, lose_data: false }] {
+        for command in
+            [Command::BoxLeave { id: OTHER, lose_data: false }, Command::BoxEvict { id: OTHER, lose_data: false }]
+        {
             assert_eq!(apply(&mut record, command), Err(held.clone()));
         }
         // They may go to a box that stays, from the one that has them.

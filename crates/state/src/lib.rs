@@ -17,8 +17,8 @@ pub use boxes::{Admission, Boxes, CloudBox};
 pub use command::{Actor, Applied, Command, Entry, Event};
 pub use manifest::Manifest;
 pub use record::{
-    App, Ceiling, Certificate, Change, DomainClaim, FORMAT, Grant, How, Origin, Record, Release, Sealed, Signed, Stage, Tenant,
-    Token,
+    App, Ceiling, Certificate, Change, DomainClaim, FORMAT, Grant, How, Origin, Record, Release, Sealed, Signed, Stage,
+    Tenant, Token,
 };
 
 #[cfg(test)]

@@ -36,8 +36,8 @@ pub(crate) use beats::{Beats, Heard};
 pub(crate) use chunks::{ChunkError, Chunks, answer as answer_chunk};
 pub(crate) use data::{Home, Operation, Raw, answer as answer_data, homeless};
 pub(crate) use holders::{LayError, answer as answer_holders, keeps};
-pub(crate) use moving::Arrivals;
 pub(crate) use logs::{Asked, Merged, Told, answer as answer_logs, merged};
+pub(crate) use moving::Arrivals;
 pub use tokens::{AccessWish, MintError};
 pub(crate) use tokens::{Makers, Wish};
 
@@ -189,7 +189,14 @@ pub(crate) enum CallError {
 
 impl Far {
     pub(crate) fn new(tier: Arc<dyn Tier>, roles: Roles, known: Known) -> Self {
-        Self { tier, roles, known, moving: Arc::default(), packs: Arc::new(Semaphore::new(TIER_PACKS_AT_ONCE)), readers: Arc::default() }
+        Self {
+            tier,
+            roles,
+            known,
+            moving: Arc::default(),
+            packs: Arc::new(Semaphore::new(TIER_PACKS_AT_ONCE)),
+            readers: Arc::default(),
+        }
     }
 
     async fn call<A: DeserializeOwned>(

@@ -89,7 +89,8 @@ impl BoxNode {
         let links = others::runtime().map_err(|error| failed(&error))?;
         let operators: BTreeSet<BoxId> = membership.operators.iter().copied().collect();
         let first: Vec<BoxId> = papers.first.iter().map(|it| it.id).collect();
-        let others = Others::new(identity, operators, papers, dir.clone(), Arc::clone(&known), links.handle().clone(), gday);
+        let others =
+            Others::new(identity, operators, papers, dir.clone(), Arc::clone(&known), links.handle().clone(), gday);
         let others = others.map_err(|error| failed(&error))?;
         let peers = Arc::clone(&others) as Arc<dyn Peers>;
         let me = identity.id();
@@ -196,7 +197,10 @@ async fn found(cloud: &Cloud, membership: &Membership, setup: &Setup, me: BoxId,
             roles: membership.roles.clone(),
             labels: membership.labels.clone(),
             order: membership.order.0.clone(),
-            warrant: membership.warrant.as_ref().map(|warrant| Signed { by: warrant.by, signature: warrant.signature.clone() }),
+            warrant: membership
+                .warrant
+                .as_ref()
+                .map(|warrant| Signed { by: warrant.by, signature: warrant.signature.clone() }),
         };
         let operators: BTreeSet<BoxId> = membership.operators.iter().copied().collect();
         let founded = cloud.found_boxes((membership.cloud, membership.name.clone()), operators, first, ports.dialled());

@@ -182,9 +182,7 @@ impl Others {
         let now = SystemClock.now();
         let subject = papers.trust.judge(&papers.certificate.der, now).map_err(|error| base::chain(&error))?;
         papers.certificate = match papers.authority().map_err(|error| base::chain(&error))? {
-            Some(authority) => {
-                authority.issue(self.me, &subject.roles, now).map_err(|error| base::chain(&error))?
-            }
+            Some(authority) => authority.issue(self.me, &subject.roles, now).map_err(|error| base::chain(&error))?,
             None => self.ask_for_certificate().await?,
         };
         self.links.renew(&papers.certificate).map_err(|error| base::chain(&error))?;
@@ -248,7 +246,8 @@ impl Tier for Others {
         }
         self.links.judge_all();
         let first: Vec<_> = boxes.with(Role::Persistence).map(|it| it.as_ref().clone()).collect();
-        if !first.is_empty() && first != self.papers().first
+        if !first.is_empty()
+            && first != self.papers().first
             && let Err(error) = self.keep(|kept| kept.first = first)
         {
             tracing::warn!("who keeps the record can't be written down: {}", base::chain(&error));

@@ -213,8 +213,9 @@ impl BoxPorter {
         }
         let why = self.shared.about().why.unwrap_or_else(|| "it is starting".to_owned());
         let access = access.ok_or_else(|| Refused::not_now(format!("the node doesn't run yet: {why}")))?;
-        let wish: AccessWish = serde_json::from_value(wish)
-            .map_err(|_| Refused::no("the wish for access can't be read: are the box and the program of one version?"))?;
+        let wish: AccessWish = serde_json::from_value(wish).map_err(|_| {
+            Refused::no("the wish for access can't be read: are the box and the program of one version?")
+        })?;
         if wish.by != operator {
             return Err(Refused::no("the wish for access is another operator's"));
         }

@@ -3,7 +3,6 @@
 //! Entries travel as the JSON text that the log holds. All of it is foreign: it is bounded before it is read, and what
 //! can't be understood is refused in words.
 
-
 use base::limits::RECORD_MESSAGE_BYTES_MAX;
 use bytes::Bytes;
 use openraft::raft::{
@@ -13,8 +12,8 @@ use openraft::raft::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::voters::Members;
 use super::types::{LogEntry, LogId, Member, Proposal, Types, Vote};
+use super::voters::Members;
 
 /// A change that an older build would misunderstand raises it.
 const VERSION: u8 = 1;

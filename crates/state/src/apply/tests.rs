@@ -458,7 +458,9 @@ fn people_s_words_are_kept_as_long_as_a_ledger_shows_them() {
         unreachable!("it makes one")
     };
     let label = "é".repeat(LABEL_TEXT_BYTES_MAX);
-    record.apply(&entry(1, Command::TokenCreate { id, tenant, grant, label, hash, expires, signed: None })).expect("the id is new");
+    record
+        .apply(&entry(1, Command::TokenCreate { id, tenant, grant, label, hash, expires, signed: None }))
+        .expect("the id is new");
     let kept = &record.token(id).expect("just made").label;
     assert_eq!(kept.len(), LABEL_TEXT_BYTES_MAX);
 }

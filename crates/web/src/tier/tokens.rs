@@ -205,7 +205,9 @@ impl Cloud {
         for token in orphans {
             loop {
                 let held = self.record();
-                let (Some(now), Some(far), Some(boxes)) = (held.token(token.id), &self.far, held.boxes()) else { break };
+                let (Some(now), Some(far), Some(boxes)) = (held.token(token.id), &self.far, held.boxes()) else {
+                    break;
+                };
                 if now.signed != token.signed {
                     break;
                 }
@@ -293,7 +295,9 @@ impl Cloud {
                     return Ok(Minted { id, secret, hash });
                 }
                 // Another would refuse it too, and one that may have made it must not be made again.
-                Err(error @ (TierError::Refused(_) | TierError::Unknown(_))) => return Err(no_auth(&error.to_string())),
+                Err(error @ (TierError::Refused(_) | TierError::Unknown(_))) => {
+                    return Err(no_auth(&error.to_string()));
+                }
                 Err(error) => why = error.to_string(),
             }
         }

@@ -109,12 +109,14 @@ pub(crate) async fn apply(cx: &Cx, args: Args) -> Outcome {
 }
 
 fn read(path: &Path) -> Outcome<CloudFile> {
-    let unread = |error: &std::io::Error| {
-        Failure::new(Exit::Refused, format!("`{}` can't be read: {error}", path.display()))
-    };
+    let unread =
+        |error: &std::io::Error| Failure::new(Exit::Refused, format!("`{}` can't be read: {error}", path.display()));
     let length = std::fs::metadata(path).map_err(|error| unread(&error))?.len();
     if length > CLOUD_FILE_BYTES_MAX as u64 {
-        return Err(Failure::usage(format!("`{}` has {length} bytes, and {CLOUD_FILE_BYTES_MAX} is the most", path.display())));
+        return Err(Failure::usage(format!(
+            "`{}` has {length} bytes, and {CLOUD_FILE_BYTES_MAX} is the most",
+            path.display()
+        )));
     }
     let bytes = std::fs::read(path).map_err(|error| unread(&error))?;
     CloudFile::read(bytes, &path.display().to_string()).map_err(|error| Failure::of(Exit::Usage, &error))
@@ -145,7 +147,16 @@ impl<'a> Run<'a> {
     fn new(cx: &'a Cx, args: &'a Args, file: &'a CloudFile) -> Outcome<Self> {
         let mut place = args.place.clone();
         place.at.extend(file.seeds.iter().map(|seed| seed.0));
-        Ok(Self { cx, args, file, operator: Operator::open()?, place, has_listened: false, segments: BTreeMap::new(), view: None })
+        Ok(Self {
+            cx,
+            args,
+            file,
+            operator: Operator::open()?,
+            place,
+            has_listened: false,
+            segments: BTreeMap::new(),
+            view: None,
+        })
     }
 
     async fn look(&mut self) -> Outcome<Looked> {
@@ -175,8 +186,10 @@ impl<'a> Run<'a> {
         }
         let session = Session::of_context(name).await?;
         let Some(view) = cloud::view(&session).await? else {
-            return Err(Failure::usage(format!("context {name} is a cloud that isn't made of boxes: `firm up` on one machine"))
-                .help("call the new cloud something else, or forget the context: firm context remove NAME"));
+            return Err(Failure::usage(format!(
+                "context {name} is a cloud that isn't made of boxes: `firm up` on one machine"
+            ))
+            .help("call the new cloud something else, or forget the context: firm context remove NAME"));
         };
         let cloud = model(&session, &view, Some(self.file)).await?;
         self.view = Some(view.clone());
@@ -185,9 +198,11 @@ impl<'a> Run<'a> {
 
     fn seen(&self, found: &Found, all: &Looked) -> Seen {
         let about = &found.about;
-        let given = self.args.words.iter().any(|(name, words)| {
-            nearby::is_called(about.id, name) && *words == found.visit.introduction().words
-        });
+        let given = self
+            .args
+            .words
+            .iter()
+            .any(|(name, words)| nearby::is_called(about.id, name) && *words == found.visit.introduction().words);
         let is_sealed = matches!(found.visit.seal(when::now()), Some(Ok(())));
         Seen {
             id: about.id,
@@ -384,8 +399,13 @@ fn lacking(plan: &Plan) -> Failure {
 }
 
 fn late(plan: &Plan, converging: &[String], args: &Args) -> Failure {
-    let waits: Vec<String> =
-        plan.steps.iter().map(|step| show::step(step, &plan.cloud)).chain(plan.waits.iter().map(show::wait)).chain(converging.iter().cloned()).collect();
+    let waits: Vec<String> = plan
+        .steps
+        .iter()
+        .map(|step| show::step(step, &plan.cloud))
+        .chain(plan.waits.iter().map(show::wait))
+        .chain(converging.iter().cloned())
+        .collect();
     let said = format!("not done after {} s; left:\n  {}", args.timeout.0.as_secs(), waits.join("\n  "));
     Failure::new(Exit::Unknown, said).help("run it again to go on: what is done stays done")
 }

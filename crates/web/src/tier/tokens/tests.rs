@@ -76,13 +76,7 @@ fn apply(record: &mut Record, command: Command) {
 fn admission(id: BoxId, roles: &str, by: BoxId) -> Admission {
     let roles: base::Roles = roles.parse().expect("roles");
     let signature = said(by, &warrant_word(CLOUD, id, &roles));
-    Admission {
-        id,
-        roles,
-        labels: BTreeMap::new(),
-        order: "a".to_owned(),
-        warrant: Some(Signed { by, signature }),
-    }
+    Admission { id, roles, labels: BTreeMap::new(), order: "a".to_owned(), warrant: Some(Signed { by, signature }) }
 }
 
 fn founded() -> Record {
