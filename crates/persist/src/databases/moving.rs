@@ -136,9 +136,12 @@ impl Arriving {
         if bytes > DATABASE_BYTES_MAX + SLACK {
             return Err(MoveError::TooLarge(bytes));
         }
-        self.file.write_all(piece).map_err(|source| match disk::is_full(&source) {
-            true => MoveError::NoRoom,
-            false => MoveError::File { path: self.unfinished.clone(), source },
+        self.file.write_all(piece).map_err(|source| {
+            if disk::is_full(&source) {
+                MoveError::NoRoom
+            } else {
+                MoveError::File { path: self.unfinished.clone(), source }
+            }
         })?;
         self.hasher.update(piece);
         self.bytes = bytes;

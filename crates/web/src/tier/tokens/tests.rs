@@ -203,7 +203,6 @@ fn tokens_of_an_auth_box_that_goes_get_the_word_of_one_that_stays() {
     assert!(makers.look(&far, &record).is_empty());
     assert!(makers.is_believed(&far, &record, record.token(TokenId(1)).expect("held")));
     // One that is put out at once: what it signed until then is taken over, what comes after isn't.
-    let mut record = record;
     apply(&mut record, Command::BoxAdmit { admission: admission(OTHER, "auth", OPERATOR) });
     apply(&mut record, Command::BoxJoin { id: OTHER, order: "a".to_owned(), addresses: Vec::new() });
     let theirs = token(&mut record, 2, Some(OTHER));
