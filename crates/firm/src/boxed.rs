@@ -250,6 +250,8 @@ impl<'a> Life<'a> {
                 },
             }
         };
+        // Whoever was just told that the order is on the disk gets to hear it before the door is closed.
+        tokio::task::yield_now().await;
         self.tell(gday.as_deref());
         let mut end = end;
         if let Some(node) = self.node.take() {

@@ -262,7 +262,7 @@ pub(super) async fn found_cloud(
             warrant: Some(operator.warrant(cloud, found.about.id, &founding.roles)),
         };
         let order = order(found, What::Firm(Box::new(assignment)))?;
-        found.visit.order(&order).await.map_err(|error| refused(found, &error))?;
+        give(operator, found, &order).await?;
         operator.claim(found.about.id);
         wait(cx, operator, found, &Until::Firm { roles: founding.roles.clone() }, founding.timeout).await?;
         if found.about.cloud != Some(cloud) {
@@ -314,9 +314,7 @@ pub(super) async fn reset(cx: &Cx, args: ResetArgs) -> Outcome {
     }
     let order = order(&found, What::Reset)?;
     let began = Instant::now();
-    // The line that there was may have been idle for long.
-    found.visit = operator.knock(found.address, Some(found.about.id)).await.map_err(|error| refused(&found, &error))?;
-    found.visit.order(&order).await.map_err(|error| refused(&found, &error))?;
+    give(&operator, &mut found, &order).await?;
     wait(cx, &operator, &mut found, &Until::Blank, args.timeout.0).await?;
     let context = match &cloud {
         Some(cloud) => forget(cloud, &found)?,
@@ -471,7 +469,26 @@ fn random<const N: usize>() -> Outcome<[u8; N]> {
     Ok(bytes)
 }
 
-pub(super) fn refused(found: &Found, error: &VisitError) -> Failure {
+/// Gives the box an order, over a line of its own: the one that there was may have been idle for long. A line that breaks before
+/// the answer says nothing of whether the order was taken, so it is given again: an order that comes twice is one.
+pub(super) async fn give(operator: &Operator, found: &mut Found, order: &Order) -> Outcome {
+    let began = Instant::now();
+    loop {
+        let given = async {
+            found.visit = operator.knock(found.address, Some(found.about.id)).await?;
+            found.visit.order(order).await
+        };
+        match given.await {
+            Ok(()) => return Ok(()),
+            Err(error) if matches!(error, VisitError::Refused(_)) || began.elapsed() > KNOCK_ANSWER_TIME_MAX => {
+                return Err(refused(found, &error));
+            }
+            Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+        }
+    }
+}
+
+fn refused(found: &Found, error: &VisitError) -> Failure {
     let exit = if matches!(error, VisitError::Refused(_)) { Exit::Refused } else { Exit::Unknown };
     let failure =
         Failure::new(exit, format!("{} didn't take the order: {}", found.about.id.name(), base::chain(error)));

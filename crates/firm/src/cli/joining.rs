@@ -9,7 +9,7 @@ use http::Method;
 use state::Signed;
 
 use super::failure::{Failure, Outcome};
-use super::firming::{order, refused};
+use super::firming::{give, order};
 use super::segment::{Found, Operator};
 use super::session::Session;
 use super::{Cx, cloud};
@@ -107,9 +107,7 @@ pub(super) async fn tell(
         warrant: Some(Signed { by: warrant.by, signature: warrant.signature }),
     };
     let _: BoxView = session.send(Method::POST, "/v1/boxes", &admit).await?;
-    // The line that there was may have been idle for long.
-    found.visit = operator.knock(found.address, Some(id)).await.map_err(|error| refused(found, &error))?;
-    found.visit.order(&order).await.map_err(|error| refused(found, &error))?;
+    give(operator, found, &order).await?;
     operator.claim(id);
     Ok(())
 }
