@@ -85,6 +85,8 @@ fn path_parameter(name: &str, generator: &mut SchemaGenerator) -> Schema {
     match name {
         "tenant" | "app" | "stage" => generator.subschema_for::<Name>(),
         "token" => generator.subschema_for::<TokenId>(),
+        // A name, a long name or an id.
+        "box" => json_schema!({ "type": "string", "pattern": "^[a-z0-9-]{1,63}$" }),
         "digest" => generator.subschema_for::<Digest>(),
         "domain" => generator.subschema_for::<Domain>(),
         "secret" => json_schema!({ "type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]{0,127}$" }),

@@ -103,7 +103,7 @@ pub(crate) async fn apply(cx: &Cx, args: Args) -> Outcome {
         for step in &plan.steps {
             cx.out.note(&format!("+ {}", show::step(step, &plan.cloud)));
         }
-        run.make(&plan, seen, known, left).await?;
+        Box::pin(run.make(&plan, seen, known, left)).await?;
         done.extend(plan.steps.iter().map(|step| show::step(step, &plan.cloud)));
     }
 }
@@ -236,7 +236,7 @@ impl<'a> Run<'a> {
                         labels: labels.clone(),
                         timeout: within.saturating_sub(began.elapsed()),
                     };
-                    let context = found_cloud(self.cx, &mut self.operator, &mut first, &founding).await?;
+                    let context = Box::pin(found_cloud(self.cx, &mut self.operator, &mut first, &founding)).await?;
                     let session = Session::of_context(&context).await?;
                     let view = cloud::view(&session).await?;
                     let view = view.ok_or_else(|| Failure::new(Exit::Refused, "the new cloud knows of no boxes"))?;
@@ -370,7 +370,7 @@ fn show_plan(cx: &Cx, plan: &Plan) -> Outcome {
 }
 
 #[derive(Serialize)]
-struct Done<'a> {
+struct Reached<'a> {
     #[serde(flatten)]
     plan: PlanView<'a>,
     done: &'a [String],
@@ -379,7 +379,7 @@ struct Done<'a> {
 
 fn show_done(cx: &Cx, plan: &Plan, done: &[String], began: Instant) -> Outcome {
     let seconds = began.elapsed().as_secs_f64();
-    cx.out.answer(&Done { plan: PlanView::of(plan), done, seconds }, |out| {
+    cx.out.answer(&Reached { plan: PlanView::of(plan), done, seconds }, |out| {
         let said = match done.len() {
             0 => "nothing to do".to_owned(),
             1 => "1 thing done".to_owned(),
