@@ -18,7 +18,7 @@ use crate::waiting::eventually_within;
 
 /// What a fact may take to become true on a machine that is busy with other tests: a lost box is noticed in seconds, and
 /// what is behind asks again within some more.
-const FACT_TIME_MAX: Duration = Duration::from_secs(60);
+const FACT_TIME_MAX: Duration = Duration::from_mins(1);
 /// What one request of curl's may take, in seconds: longer than anything that the cloud itself waits for.
 const CURL_SECONDS_MAX: &str = "30";
 /// Lines of a box's log that are shown.
@@ -66,10 +66,10 @@ impl Lab {
         let root = tempfile::Builder::new().prefix("firm-several-").tempdir().expect("a folder for the lab");
         let mut lab = Self { root, boxes: Vec::new(), token: String::new() };
         let seal = lab.root.path().join("seal.json");
-        lab.done(lab.command().args(["operator", "seal", "--out", arg(&seal)]));
+        Self::done(lab.command().args(["operator", "seal", "--out", arg(&seal)]));
         let boxes = boxes.to_string();
         let up = ["lab", "up", "--boxes", &boxes, "--segments", "2", "--seal", arg(&seal), "--detach"];
-        lab.done(lab.command().args(up));
+        Self::done(lab.command().args(up));
         lab.look();
         lab
     }
@@ -138,7 +138,7 @@ impl Lab {
     }
 
     #[track_caller]
-    fn done(&self, command: &mut Command) -> Ran {
+    fn done(command: &mut Command) -> Ran {
         let ran = run(command, b"");
         assert_eq!(ran.code, 0, "{command:?}: {}{}", ran.stdout, ran.stderr);
         ran

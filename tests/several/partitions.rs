@@ -13,7 +13,7 @@ use crate::lab::{ALL, AUTH, KEEPERS, Lab, WEB, eventually};
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/partitions.md");
 /// What a row may take to become true after its cut: an election, and until a silent line is known to be cut.
-const ROW_TIME_MAX: Duration = Duration::from_secs(60);
+const ROW_TIME_MAX: Duration = Duration::from_mins(1);
 /// Who can't do what he is asked says so within this, and doesn't wait for cables.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(15);
 /// Nearly all of a row is waiting, so that several labs share them.
@@ -62,6 +62,9 @@ impl std::fmt::Display for Row {
     }
 }
 
+/// The last page that was answered for, and those after it of which nobody knows.
+type Pages = (Option<String>, Vec<String>);
+
 /// A cloud whose rows are tried, and what it acknowledged.
 struct Tried {
     lab: Lab,
@@ -70,7 +73,7 @@ struct Tried {
     /// Writes that were answered for: app, key.
     written: Mutex<Vec<(String, String)>>,
     /// By app: the last page that was answered for, and those after it of which nobody knows.
-    pushed: Mutex<BTreeMap<String, (Option<String>, Vec<String>)>>,
+    pushed: Mutex<BTreeMap<String, Pages>>,
     counted: Mutex<u64>,
 }
 
@@ -266,7 +269,7 @@ impl Tried {
 /// The names of those of whom it is true: `all`, `none`, `all but L`, or each.
 fn listed(called: &BTreeMap<&str, usize>, names: &[&str], are: &[(usize, bool)]) -> String {
     let is = |name: &&&str| are.iter().any(|(number, is)| *is && called[**name] == *number);
-    let (those, others): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| is(&name));
+    let (those, others): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| is(name));
     match (those.len(), others.len()) {
         (_, 0) => "all".to_owned(),
         (0, _) => "none".to_owned(),

@@ -241,7 +241,8 @@ impl<'a> Life<'a> {
                             self.node = Some(node);
                             self.machine.runs();
                         }
-                        Err(failure) => {
+                        Err(NotStarted::Evicted) => self.machine.happened(Happened::Evicted, self.clock.now()),
+                        Err(NotStarted::Failed(failure)) => {
                             let why = failure.text("").unwrap_or_default().trim_start_matches(": ").to_owned();
                             tracing::error!("the node doesn't start: {why}");
                             self.machine.happened(Happened::Failed(why), self.clock.now());
@@ -333,7 +334,7 @@ impl<'a> Life<'a> {
         Ports { listen, tls, plain, knock }
     }
 
-    async fn start(&self, membership: &firming::Membership, gday: Option<Arc<Gday>>) -> Outcome<BoxNode> {
+    async fn start(&self, membership: &firming::Membership, gday: Option<Arc<Gday>>) -> Result<BoxNode, NotStarted> {
         let setup = self.disk.setup().map_err(|error| failed(&error))?;
         let (dir, ports) = (self.disk.node(), self.ports());
         let papers = self.papers(membership, &setup).await?;
@@ -347,45 +348,60 @@ impl<'a> Life<'a> {
     }
 
     /// The box's papers, with a certificate that is valid: one that was off for long asks for another first.
-    async fn papers(&self, membership: &firming::Membership, setup: &disk::Setup) -> Outcome<Papers> {
+    async fn papers(&self, membership: &firming::Membership, setup: &disk::Setup) -> Result<Papers, NotStarted> {
         let node = self.disk.node();
         let (me, now) = (self.identity.id(), self.clock.now());
         let papers = match Papers::read(&node).map_err(|error| failed(&error))? {
             Some(papers) if !node::needs_papers(&papers) => return Ok(papers),
-            Some(mut papers) => match papers.authority().map_err(|error| failed(&error))? {
-                Some(authority) => {
+            Some(mut papers) => {
+                if let Some(authority) = papers.authority().map_err(|error| failed(&error))? {
                     let issued = authority.issue(me, &membership.roles, now);
                     papers.certificate = issued.map_err(|error| failed(&error))?;
                     papers
+                } else {
+                    self.ask_for_papers(membership, &papers).await?
                 }
-                None => {
-                    let doors = doors::doors_of(&papers.first);
-                    let why = match doors::ask_in(&self.identity, &doors, &membership.order, self.ports()).await {
-                        doors::Asked::Welcome(welcome) => {
-                            let checked = welcome.check(membership.cloud, me, &membership.roles, now);
-                            checked.map_err(|error| failed(&error))?;
-                            return welcome.papers().map_err(|error| failed(&error)).and_then(|papers| {
-                                papers.write(&node).map_err(|error| failed(&error))?;
-                                Ok(papers)
-                            });
-                        }
-                        doors::Asked::Evicted => "its cloud has put it out for good".to_owned(),
-                        doors::Asked::Refused(why) | doors::Asked::Failed(why) => why,
-                    };
-                    return Err(Failure::new(Exit::Refused, format!("the box's certificate is over, and: {why}")));
-                }
-            },
+            }
             // Firmed by a build whose clouds were of one box.
             None if setup.founder => {
                 Papers::found(membership.cloud, me, &membership.roles, now).map_err(|error| failed(&error))?
             }
             None => {
                 let said = "the box's papers are gone: reset it, and firm it anew";
-                return Err(Failure::new(Exit::Refused, said.to_owned()));
+                return Err(Failure::new(Exit::Refused, said.to_owned()).into());
             }
         };
         papers.write(&node).map_err(|error| failed(&error))?;
         Ok(papers)
+    }
+
+    async fn ask_for_papers(&self, membership: &firming::Membership, old: &Papers) -> Result<Papers, NotStarted> {
+        let doors = doors::doors_of(&old.first);
+        match doors::ask_in(&self.identity, &doors, &membership.order, self.ports()).await {
+            doors::Asked::Welcome(welcome) => {
+                let (me, now) = (self.identity.id(), self.clock.now());
+                let checked = welcome.check(membership.cloud, me, &membership.roles, now);
+                checked.map_err(|error| failed(&error))?;
+                Ok(welcome.papers().map_err(|error| failed(&error))?)
+            }
+            doors::Asked::Evicted => Err(NotStarted::Evicted),
+            doors::Asked::Refused(why) | doors::Asked::Failed(why) => {
+                Err(Failure::new(Exit::Refused, format!("the box's certificate is over, and: {why}")).into())
+            }
+        }
+    }
+}
+
+/// Why a node isn't there.
+enum NotStarted {
+    /// Its cloud has put the box out.
+    Evicted,
+    Failed(Failure),
+}
+
+impl From<Failure> for NotStarted {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
     }
 }
 

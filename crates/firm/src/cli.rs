@@ -220,8 +220,8 @@ fn run(cx: &Cx, command: Command) -> Outcome {
 async fn dispatch(cx: &Cx, command: Command) -> Outcome {
     match command {
         Command::Boxes(args) => boxes::run(cx, args).await,
-        Command::Firm(args) => firming::firm(cx, args).await,
-        Command::Reset(args) => firming::reset(cx, args).await,
+        Command::Firm(args) => Box::pin(firming::firm(cx, args)).await,
+        Command::Reset(args) => Box::pin(firming::reset(cx, args)).await,
         Command::Evict(args) => evict::run(cx, args).await,
         Command::Apply(args) => Box::pin(apply::apply(cx, args)).await,
         Command::Export(args) => apply::write_back(cx, &args).await,

@@ -89,8 +89,7 @@ impl BoxNode {
         let links = others::runtime().map_err(|error| failed(&error))?;
         let operators: BTreeSet<BoxId> = membership.operators.iter().copied().collect();
         let first: Vec<BoxId> = papers.first.iter().map(|it| it.id).collect();
-        let others =
-            Others::new(identity, operators, papers, dir.clone(), Arc::clone(&known), links.handle().clone(), gday);
+        let others = Others::new(identity, operators, papers, dir.clone(), &known, links.handle().clone(), gday);
         let others = others.map_err(|error| failed(&error))?;
         let peers = Arc::clone(&others) as Arc<dyn Peers>;
         let me = identity.id();

@@ -77,11 +77,11 @@ impl Others {
         operators: BTreeSet<BoxId>,
         papers: Papers,
         node: PathBuf,
-        known: Known,
+        known: &Known,
         handle: Handle,
         gday: Option<Arc<Gday>>,
     ) -> Result<Arc<Self>, segment::link::LinksError> {
-        let admitted = Arc::clone(&known);
+        let admitted = Arc::clone(known);
         let admission = move |subject: &Subject| admits(&admitted, subject);
         let (certificate, trust) = (&papers.certificate, papers.trust.clone());
         let links = Links::new(identity, certificate, trust, admission, SystemClock, Pace::of_limits())?;
@@ -90,7 +90,7 @@ impl Others {
             identity: identity.clone(),
             operators,
             links,
-            known: Arc::clone(&known),
+            known: Arc::clone(known),
             papers: Mutex::new(papers),
             node,
             handle,

@@ -63,7 +63,7 @@ pub(super) async fn beside(session: &Session, view: &CloudView, id: BoxId) -> Ou
     let mut failed = Failure::new(Exit::Unreachable, "the cloud has no other box that could be asked");
     let mut others: Vec<&BoxView> = view.boxes.iter().filter(|it| it.id != id && it.joined.is_some()).collect();
     others.sort_by_key(|it| (is_silent(it), !it.roles.has(Role::Persistence)));
-    for address in others.into_iter().flat_map(|it| it.addresses.first()) {
+    for address in others.into_iter().filter_map(|it| it.addresses.first()) {
         match session.at(SocketAddr::new(address.ip(), port).to_string()).await {
             Ok(session) => return Ok(session),
             Err(failure) => failed = failure,

@@ -152,28 +152,26 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
     }
     let began = Instant::now();
     let mut told = Vec::with_capacity(found.len());
-    let (session, view) = match (session, joined) {
-        (Some(session), Some(view)) => (session, view),
-        _ => {
-            let mut first = found.remove(0);
-            let context = found_cloud(cx, &mut operator, &mut first, &wanted).await?;
-            let founder = self::told(&first, began, Some(context.clone()));
-            if found.is_empty() {
-                return say_founded(cx, &founder, &context, &args);
-            }
-            told.push(founder);
-            let session = Session::of_context(&context).await?;
-            let view = cloud::view(&session)
-                .await?
-                .ok_or_else(|| Failure::new(Exit::Refused, "the cloud that was just founded knows of no boxes"))?;
-            (session, view)
+    let (session, view) = if let (Some(session), Some(view)) = (session, joined) {
+        (session, view)
+    } else {
+        let mut first = found.remove(0);
+        let context = found_cloud(cx, &mut operator, &mut first, &wanted).await?;
+        let founder = self::told(&first, began, Some(context.clone()));
+        if found.is_empty() {
+            return say_founded(cx, &founder, &context, &args);
         }
+        told.push(founder);
+        let session = Session::of_context(&context).await?;
+        let view = cloud::view(&session).await?;
+        let nobody = || Failure::new(Exit::Refused, "the cloud that was just founded knows of no boxes");
+        (session, view.ok_or_else(nobody)?)
     };
     for one in &found {
         joining::may_change(cx, &view, one, &wanted.roles, args.yes)?;
     }
     let boxes = joining::join(cx, &mut operator, &session, &view, found, &wanted.roles, &wanted.labels, args.lose_data);
-    let mut boxes = boxes.await?;
+    let mut boxes = Box::pin(boxes).await?;
     for one in &mut boxes {
         let left = wanted.timeout.saturating_sub(began.elapsed());
         wait(cx, &operator, one, &Until::Firm { roles: wanted.roles.clone() }, left).await?;

@@ -252,7 +252,7 @@ impl<'a> Run<'a> {
                     let (session, view) = of_cloud(known.as_ref())?;
                     let one = taken(&mut found, *id)?;
                     let boxes = joining::join(self.cx, &mut self.operator, session, view, vec![one], to, labels, false);
-                    coming.extend(boxes.await?.into_iter().map(|one| (one, to.clone())));
+                    coming.extend(Box::pin(boxes).await?.into_iter().map(|one| (one, to.clone())));
                 }
                 Step::TenantCreate { tenant } => {
                     let (session, _) = of_cloud(known.as_ref())?;
