@@ -340,7 +340,7 @@ impl Cloud {
         match method {
             Method::Database => self.answer_database(from, &body).await,
             Method::Record | Method::Beat | Method::Vitals | Method::Mint => Err("it was answered before".to_owned()),
-            Method::Data => {
+            Method::Data | Method::DataOfMany => {
                 let (databases, me) = (&self.store.databases, far.tier.me());
                 tier::answer_data(databases, &far.known, me, &body, code::refused).await
             }

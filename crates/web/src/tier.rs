@@ -48,6 +48,8 @@ pub enum Method {
     Record,
     /// An operation on a database that lives elsewhere.
     Data,
+    /// The same of many keys at once, whose values may be much.
+    DataOfMany,
     /// The bytes of a chunk.
     Chunk,
     /// Which chunks a box has, and how long they are.
@@ -69,9 +71,10 @@ pub enum Method {
 }
 
 impl Method {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Record,
         Self::Data,
+        Self::DataOfMany,
         Self::Chunk,
         Self::ChunksHeld,
         Self::ChunksPut,
@@ -94,6 +97,7 @@ impl Method {
             Self::ChunksPut => 5,
             Self::ChunksSettle => 6,
             Self::Logs => 7,
+            Self::DataOfMany => 8,
             Self::Beat => 16,
             Self::Vitals => 17,
             Self::Mint => 18,
@@ -239,7 +243,7 @@ pub(crate) fn may_ask(known: &Known, from: BoxId, method: Method) -> bool {
     let known = known.load();
     let Some(it) = known.as_ref().and_then(|boxes| boxes.boxes.get(&from)) else { return false };
     let may = match method {
-        Method::Data => it.roles.has(Role::Web) || it.roles.has(Role::Persistence),
+        Method::Data | Method::DataOfMany => it.roles.has(Role::Web) || it.roles.has(Role::Persistence),
         Method::Database => it.roles.has(Role::Persistence),
         Method::Record
         | Method::Chunk

@@ -299,7 +299,7 @@ fn class_of(method: Method) -> Class {
     match method {
         Method::Record | Method::Beat | Method::Mint => Class::Control,
         Method::Data | Method::Vitals | Method::ChunksHeld | Method::ChunksSettle | Method::Logs => Class::Data,
-        Method::Chunk | Method::ChunksPut | Method::Database => Class::Bulk,
+        Method::DataOfMany | Method::Chunk | Method::ChunksPut | Method::Database => Class::Bulk,
     }
 }
 

@@ -118,8 +118,12 @@ impl Far {
         operation: Operation,
     ) -> Result<Outcome, KeyValueError> {
         let broken = |why: String| KeyValueError::Broken(why);
+        let method = match operation {
+            Operation::GetMany(_) | Operation::SetMany(_) => Method::DataOfMany,
+            _ => Method::Data,
+        };
         let body = written(bucket, operation).map_err(|error| broken(error.to_string()))?;
-        let answer = self.tier.ask(home, Method::Data, body, TIER_DATA_TIME_MAX).await.map_err(|error| match error {
+        let answer = self.tier.ask(home, method, body, TIER_DATA_TIME_MAX).await.map_err(|error| match error {
             TierError::Busy => KeyValueError::Busy,
             TierError::Unknown(_) => {
                 broken("the box that holds it didn't answer: whether it was done is unknown".to_owned())

@@ -46,6 +46,8 @@ async fn every_operation_on_data_elsewhere_does_what_it_does_here() {
     assert_eq!(got, Ok(vec![Some(value("6")), None, Some(value("word"))]));
     assert_eq!(it.list_keys(at, None).await.expect("listed").keys, ["a", "b", "c"]);
     assert_eq!(it.increment(at, key("c"), 1).await, Err(KeyValueError::NotANumber));
+    // Values of many keys are more than a message of one may carry.
+    assert_eq!(town.asked(0, Method::DataOfMany), 2);
     it.delete(at, key("a")).await.expect("deleted");
     it.delete_many(at, vec![key("b")]).await.expect("deleted");
     assert_eq!(it.list_keys(at, None).await.expect("listed").keys, ["c"]);
