@@ -56,14 +56,18 @@ class Lab:
     def look(self):
         self.boxes = self.json("lab", "status")["boxes"]
 
-    def firmed(self, roles, boxes):
-        """Tells boxes, by their place in the list, what they are."""
-        doors = [word for it in boxes for word in ("--at", self.boxes[it]["v4"])]
-        self.json("firm", roles, *(self.boxes[it]["name"] for it in boxes), "--yes", "--listen", "0s", *doors)
-        contexts = tomllib.loads((self.root / "config/firm/contexts.toml").read_text())
-        context = contexts["contexts"]["cloud"]
+    def apply(self, cloud, counts):
+        """Has the boxes become a cloud, so many of each role, by one command. Boxes of segment b are met at their addresses."""
+        seeds = [it["v4"] for it in self.boxes if it["segment"] == "b"]
+        groups = "".join(f'\n[[boxes]]\nroles = "{roles}"\ncount = {count}\n' for roles, count in counts.items())
+        file = self.root / "cloud.toml"
+        file.write_text(f'cloud = "{cloud}"\ndomain = "localhost"\nseeds = {json.dumps(seeds)}\n{groups}')
+        self.json("apply", str(file))
+        context = tomllib.loads((self.root / "config/firm/contexts.toml").read_text())["contexts"][cloud]
         self.token = context["token"]
         self.authority.write_text(context["authority"])
+        roles = {it["id"]: it["roles"] for it in self.view(0)["boxes"]}
+        self.of_role = {role: [number for number, it in enumerate(self.boxes) if role in roles[it["id"]]] for role in counts}
 
     def kill(self, box):
         self.json("lab", "kill", self.boxes[box]["box"])
