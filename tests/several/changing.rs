@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::harness::{arg, run};
-use crate::lab::{ALL, AUTH, Lab, WEB, eventually};
+use crate::lab::{ALL, AUTH, KEEPERS, Lab, WEB, eventually};
 
 /// A box that keeps the record and holds a database.
 fn holder(lab: &Lab) -> usize {
