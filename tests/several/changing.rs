@@ -119,6 +119,34 @@ fn a_box_changes_its_role_in_one_call_while_the_cloud_answers() {
 }
 
 #[test]
+fn each_box_that_holds_data_may_go_and_come_in_turn() {
+    let mut lab = Lab::six();
+    lab.push_page("hello", "G'day");
+    lab.push_kv("notes");
+    for number in WEB {
+        eventually(&format!("b{number} runs code"), || {
+            lab.kv(None, number, "notes", "op=set&key=k&value=kept").is_ok()
+        });
+    }
+    for number in KEEPERS {
+        let ran = lab.reset(number, &[]);
+        assert_eq!(ran.code, 0, "b{number}: {}{}", ran.stdout, ran.stderr);
+        lab.firmed("persistence", &[number]);
+        lab.is_one(&ALL);
+    }
+    // Web boxes that have no copy of anything find all that was ever acknowledged.
+    for number in WEB {
+        let ran = lab.reset(number, &[]);
+        assert_eq!(ran.code, 0, "b{number}: {}{}", ran.stdout, ran.stderr);
+        lab.firmed("web", &[number]);
+        eventually(&format!("b{number} has the page"), || lab.page(number, "hello") == "G'day");
+        eventually(&format!("b{number} has the value"), || {
+            lab.kv(None, number, "notes", "op=get&key=k") == Ok("kept".into())
+        });
+    }
+}
+
+#[test]
 fn an_evicted_box_wipes_itself_whenever_it_comes_back() {
     let mut lab = Lab::six();
     lab.push_page("hello", "G'day");

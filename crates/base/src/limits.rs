@@ -119,6 +119,8 @@ pub const COMPILES_WAITING_PER_TENANT_MAX: usize = 8;
 /// Apps that wait for their code to be made ready before somebody asks for it, 60 bytes each. A second of compilation each
 /// is a quarter of an hour; what is older than those may wait for its visitor.
 pub const AHEAD_APPS_WAITING_MAX: usize = 1_024;
+/// From a change of who holds what to the sweep that makes up for it: boxes come several at a time.
+pub const SWEEP_SOON: Duration = Duration::from_secs(2);
 /// How often orphaned chunks and artifacts are swept.
 pub const SWEEP_EVERY: Duration = Duration::from_mins(10);
 /// Free disk under which the box is concerned: four releases of the largest size would not fit, but writes still do.

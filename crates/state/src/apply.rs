@@ -84,6 +84,10 @@ pub enum Refusal {
     BoxThere { name: Name, roles: Roles },
     #[error("box {0} is the only one that keeps the record: add another persistence box first")]
     LastPersistence(Name),
+    #[error(
+        "box {0} is the only one that makes tokens, and without it nobody could manage the cloud: add another auth box first"
+    )]
+    LastAuth(Name),
     #[error("box {name} holds {databases} databases, which would be lost")]
     HoldsData { name: Name, databases: usize },
     #[error("`{0}` can't be part of a label: lower-case letters, digits and single hyphens can")]

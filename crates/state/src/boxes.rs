@@ -282,6 +282,10 @@ impl Boxes {
         if held.joined.is_some() && held.roles.has(Role::Persistence) && !stays {
             return Err(Refusal::LastPersistence(held.name.clone()));
         }
+        let signs = |role: Role| self.with(role).any(|it| it.id != id && !it.leaving);
+        if held.joined.is_some() && held.roles.has(Role::Auth) && !signs(Role::Auth) {
+            return Err(Refusal::LastAuth(held.name.clone()));
+        }
         let databases = self.homes.values().filter(|home| **home == id).count();
         if databases > 0 && !lose_data {
             return Err(Refusal::HoldsData { name: held.name.clone(), databases });
@@ -492,6 +496,30 @@ mod tests {
         apply(&mut record, Command::BoxLeave { id: FIRST, lose_data: false }).expect("it holds nothing");
         // It left in order, so its key may come again.
         admit(&mut record, FIRST, "web", "c").expect("admitted");
+    }
+
+    #[test]
+    fn the_last_box_that_makes_tokens_stays() {
+        let mut record = founded();
+        let third = BoxId([3; 32]);
+        for (id, order) in [(OTHER, "b"), (third, "c")] {
+            admit(&mut record, id, "auth", order).expect("admitted");
+            if id == OTHER {
+                join(&mut record, id, order).expect("joined");
+            }
+        }
+        let gone = |id| {
+            [
+                Command::BoxDrain { id },
+                Command::BoxLeave { id, lose_data: true },
+                Command::BoxEvict { id, lose_data: true },
+            ]
+        };
+        for command in gone(OTHER) {
+            assert_eq!(apply(&mut record, command), Err(Refusal::LastAuth(OTHER.name())), "another hasn't come yet");
+        }
+        join(&mut record, third, "c").expect("joined");
+        apply(&mut record, Command::BoxEvict { id: OTHER, lose_data: false }).expect("another makes them");
     }
 
     #[test]

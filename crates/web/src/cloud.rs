@@ -18,7 +18,7 @@ use persist::record::News;
 use persist::{Keeping, ProposeError, Store, StoreError};
 use sandbox::{Compiler, Sandbox};
 use state::{Actor, Admission, Applied, CloudBox, Command, Entry, Event, Grant, Record};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::ahead::Making;
 use crate::manage::Places;
@@ -100,6 +100,10 @@ pub struct Cloud {
     pub(crate) far: Option<Far>,
     /// What the others said last of how they are.
     pub(crate) beats: Beats,
+    /// What belongs here may have changed.
+    pub(crate) sweep_soon: Notify,
+    /// This box is about to go, and others have all that it held.
+    pub(crate) drained: AtomicBool,
     /// Databases that come here from another box.
     pub(crate) arrivals: Arrivals,
     /// Whose tokens are believed.
@@ -157,6 +161,8 @@ impl Cloud {
         Ok(Arc::new(Self {
             settings,
             chunks: Chunks::new(store.chunks.clone(), far.clone()),
+            sweep_soon: Notify::new(),
+            drained: AtomicBool::new(false),
             arrivals: Arrivals::default(),
             makers: Makers::new(far.as_ref()),
             far,
@@ -363,6 +369,7 @@ impl Cloud {
         if far.known.load().as_ref().is_none_or(|known| !Arc::ptr_eq(known, boxes)) {
             far.known.store(Some(Arc::clone(boxes)));
             far.tier.know(boxes);
+            self.sweep_soon.notify_one();
         }
     }
 

@@ -10,7 +10,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use base::limits::{CHUNK_ORPHAN_AGE, DISK_FREE_BYTES_MIN, SWEEP_EVERY, SWEEP_FETCHES_MAX};
+use base::limits::{CHUNK_ORPHAN_AGE, DISK_FREE_BYTES_MIN, SWEEP_EVERY, SWEEP_FETCHES_MAX, SWEEP_SOON};
 use base::{Digest, Role, chain};
 use persist::chunks::GetError;
 use sandbox::Keep;
@@ -23,7 +23,11 @@ use crate::tier::{self, ChunkError};
 pub(crate) async fn sweep(cloud: Arc<Cloud>) {
     let mut every = tokio::time::interval(SWEEP_EVERY);
     loop {
-        every.tick().await;
+        tokio::select! {
+            _ = every.tick() => {}
+            // Who holds what has changed: what belongs here by now is fetched, but not for each of many boxes that come.
+            () = cloud.sweep_soon.notified() => tokio::time::sleep(SWEEP_SOON).await,
+        }
         sweep_once(&cloud).await;
         if let Some(far) = &cloud.far {
             far.readers.expire();
@@ -85,6 +89,24 @@ pub(crate) async fn sweep_once(cloud: &Arc<Cloud>) {
         Ok(Err(error)) => tracing::warn!("compiled components can't be swept: {error}"),
         Err(error) => tracing::error!("the sweep broke off: {error}"),
     }
+}
+
+/// Lays all that releases name, and this box has, on those that should hold it: before it goes. What is said is why not.
+pub(crate) async fn lay_away(cloud: &Arc<Cloud>) -> Result<(), String> {
+    let Some(far) = &cloud.far else { return Ok(()) };
+    for tenant in cloud.record().tenants() {
+        let mut fetches = SWEEP_FETCHES_MAX;
+        let named = named(cloud, Part::Holder, tenant, &mut fetches).await.map_err(|error| chain(&error))?;
+        let (store, id) = (cloud.store.chunks.clone(), tenant.id);
+        let all: Vec<Digest> = named.chunks.into_iter().collect();
+        let look = move || {
+            let missing: HashSet<Digest> = store.missing(id, &all).into_iter().collect();
+            all.into_iter().filter(|digest| !missing.contains(digest)).collect::<Vec<_>>()
+        };
+        let here = tokio::task::spawn_blocking(look).await.map_err(|error| error.to_string())?;
+        far.lay(&cloud.chunks, id, here).await.map_err(|error| chain(&error))?;
+    }
+    Ok(())
 }
 
 /// Why a tenant was left alone.

@@ -17,7 +17,7 @@ use segment::authority::SystemClock;
 use segment::{Clock as _, Gday, Identity};
 use state::{Admission, Signed};
 use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use web::{Cloud, Node, Place, Settings, Tier};
 
 use super::disk::Setup;
@@ -57,9 +57,26 @@ pub(super) struct BoxNode {
     cloud: Arc<Cloud>,
     node: Node,
     others: Arc<Others>,
-    /// None once it is stopped.
-    links: Option<Runtime>,
+    /// Ends with the node.
+    _links: LinksRuntime,
     beside: Vec<tokio::task::JoinHandle<()>>,
+}
+
+/// The runtime of the links, which ends without waiting: it may be dropped where nothing may block.
+struct LinksRuntime(Option<Runtime>);
+
+impl LinksRuntime {
+    fn handle(&self) -> Handle {
+        self.0.as_ref().expect("it is there until it is dropped").handle().clone()
+    }
+}
+
+impl Drop for LinksRuntime {
+    fn drop(&mut self) {
+        if let Some(links) = self.0.take() {
+            links.shutdown_background();
+        }
+    }
 }
 
 /// What a box's node starts from.
@@ -86,10 +103,10 @@ impl BoxNode {
             let first = papers::known_from(membership.cloud, &membership.name, &setup.domain, &papers);
             known.store(Some(Arc::new(first)));
         }
-        let links = others::runtime().map_err(|error| failed(&error))?;
+        let links = LinksRuntime(Some(others::runtime().map_err(|error| failed(&error))?));
         let operators: BTreeSet<BoxId> = membership.operators.iter().copied().collect();
         let first: Vec<BoxId> = papers.first.iter().map(|it| it.id).collect();
-        let others = Others::new(identity, operators, papers, dir.clone(), &known, links.handle().clone(), gday);
+        let others = Others::new(identity, operators, papers, dir.clone(), &known, links.handle(), gday);
         let others = others.map_err(|error| failed(&error))?;
         let peers = Arc::clone(&others) as Arc<dyn Peers>;
         let me = identity.id();
@@ -112,7 +129,8 @@ impl BoxNode {
         // It was made on this runtime, and is served on that of the links.
         let listener = listener.into_std().map_err(|error| failed(&error))?;
         let listener = {
-            let _links = links.enter();
+            let handle = links.handle();
+            let _links = handle.enter();
             TcpListener::from_std(listener).map_err(|error| failed(&error))?
         };
         others.serve(listener, Arc::clone(&cloud));
@@ -131,7 +149,7 @@ impl BoxNode {
                 ports,
             )),
         ];
-        Ok(Self { cloud, node, others, links: Some(links), beside })
+        Ok(Self { cloud, node, others, _links: links, beside })
     }
 
     pub(super) fn cloud(&self) -> Arc<Cloud> {
@@ -164,9 +182,6 @@ impl BoxNode {
         }
         // The last: the record says goodbye over them.
         self.others.close();
-        if let Some(links) = self.links.take() {
-            links.shutdown_background();
-        }
     }
 }
 
@@ -210,16 +225,21 @@ async fn found(cloud: &Cloud, membership: &Membership, setup: &Setup, me: BoxId,
 
 /// Tells the cloud where this box is whenever that changes.
 async fn tell_where(cloud: Arc<Cloud>, me: BoxId, ports: Ports) {
+    // What this box said last: two with one key would otherwise contradict each other for ever.
+    let mut said: Option<Vec<SocketAddr>> = None;
     loop {
         tokio::time::sleep(BOX_MOVED_LOOK).await;
         let held = cloud.record().boxes().and_then(|boxes| boxes.boxes.get(&me)).map(|it| it.addresses.clone());
         let now = ports.dialled();
         // None while a cable is out: where it was is where it will be.
-        if now.is_empty() || held.is_none_or(|held| held == now) {
+        if now.is_empty() || said.as_ref() == Some(&now) || held.is_none_or(|held| held == now) {
             continue;
         }
-        match cloud.box_moved(me, now).await {
-            Ok(()) => tracing::info!("the cloud was told where this box is by now"),
+        match cloud.box_moved(me, now.clone()).await {
+            Ok(()) => {
+                said = Some(now);
+                tracing::info!("the cloud was told where this box is by now");
+            }
             Err(error) => tracing::warn!("the cloud can't be told where this box is: {}", base::chain(&error)),
         }
     }

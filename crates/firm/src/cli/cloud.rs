@@ -15,7 +15,7 @@ use super::exit::Exit;
 use super::failure::{Failure, Outcome};
 use super::segment::{Where, is_called};
 use super::session::Session;
-use super::{Cx, contexts};
+use super::{Cx, contexts, when};
 
 /// The boxes of the session's cloud. None where it isn't made of boxes: it is `firm up` on one machine.
 pub(super) async fn view(session: &Session) -> Outcome<Option<CloudView>> {
@@ -97,7 +97,10 @@ pub(super) async fn soon(cx: &Cx) -> Option<CloudView> {
 /// Has its cloud not heard of the box lately?
 pub(super) fn is_silent(it: &BoxView) -> bool {
     let ago = |heard: u64| Duration::from_millis(heard);
-    it.joined.is_some() && it.vitals.as_ref().is_none_or(|vitals| ago(vitals.heard_ms_ago) > BOX_SILENCE)
+    // One that has just come is still on its way to its first word.
+    let is_young = it.joined.is_some_and(|joined| when::now().since(joined) < BOX_SILENCE * 2);
+    let is_silent = it.vitals.as_ref().is_none_or(|vitals| ago(vitals.heard_ms_ago) > BOX_SILENCE);
+    it.joined.is_some() && is_silent && !is_young
 }
 
 /// Where a box that joins knocks.
@@ -183,7 +186,8 @@ pub(super) fn concerns(view: &CloudView) -> Vec<String> {
                 name(it)
             )),
             "leaving" => concerns.push(format!("{} is about to go: finish it with firm reset {}", name(it), name(it))),
-            "silent" => {
+            // Where nobody leads, nobody listens.
+            "silent" if view.leader.is_some() => {
                 let since = it.vitals.as_ref().map_or_else(
                     || "wasn't heard of since its cloud's leader began".to_owned(),
                     |vitals| format!("is silent for {} s", vitals.heard_ms_ago / 1000),

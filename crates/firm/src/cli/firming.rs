@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use base::limits::{BOX_LABELS_MAX, FIRM_WAIT_DEFAULT, KNOCK_ANSWER_TIME_MAX};
-use base::{CloudId, Name, Role, Roles, Span};
+use base::{BoxId, CloudId, Name, Role, Roles, Span};
 use firming::{Assignment, Order, OrderId, Way, What};
 use segment::ProofWords;
 use segment::authority::draw_cloud;
@@ -37,9 +37,10 @@ pub(super) struct FirmArgs {
     /// Found a new cloud, whatever the context says
     #[arg(long)]
     new: bool,
-    /// What a new cloud, and the context for it, is called
-    #[arg(long, value_name = "NAME", default_value = "cloud")]
-    cloud: Name,
+    /// What a new cloud, and the context for it, is called [default: cloud]. With another name than that of the context's
+    /// cloud, a new one is founded
+    #[arg(long, value_name = "NAME")]
+    cloud: Option<Name>,
     /// Of a new cloud: apps answer at APP.TENANT.DOMAIN, the API at api.DOMAIN
     #[arg(long, default_value = "localhost")]
     domain: String,
@@ -121,8 +122,8 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
     if labels.len() > BOX_LABELS_MAX {
         return Err(Failure::usage(format!("a box has {BOX_LABELS_MAX} labels at the most")));
     }
-    let wanted = Founding {
-        cloud: args.cloud.clone(),
+    let mut wanted = Founding {
+        cloud: args.cloud.clone().unwrap_or_else(|| DEFAULT_CLOUD.parse().expect("it is a name")),
         domain,
         tenant: args.first_tenant.clone(),
         roles: args.roles.clone(),
@@ -131,6 +132,7 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
     };
     let mut operator = Operator::open()?;
     let (session, joined) = if args.new { (None, None) } else { cloud_of_context(cx).await? };
+    let joined = joined.filter(|view| args.cloud.as_ref().is_none_or(|cloud| *cloud == view.name));
     if joined.is_none() && !args.roles.has(Role::Persistence) {
         return Err(Failure::usage(format!("a cloud's first box keeps its record, and `{}` doesn't", args.roles))
             .help("firm firm persistence NAME, or firm firm solo NAME, founds one; others join it then"));
@@ -142,10 +144,16 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
     for name in names {
         found.push(seen.take(name)?);
     }
+    // A cloud whose access was never fetched has a name already.
+    if let (None, None, Some(first)) = (&joined, &args.cloud, found.first())
+        && let Some(name) = first.about.cloud_name.as_ref().filter(|name| is_founded(name, &operator, first))
+    {
+        wanted.cloud = name.clone();
+    }
     for one in &found {
         let said = words_for(&args, one)?;
         let is_known = joined.as_ref().is_some_and(|view| joining::is_member(view, one))
-            || is_founded(&args.cloud, &operator, one);
+            || is_founded(&wanted.cloud, &operator, one);
         if !is_known {
             compare(cx, &operator, one, said)?;
         }
@@ -159,7 +167,7 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
         let context = found_cloud(cx, &mut operator, &mut first, &wanted).await?;
         let founder = self::told(&first, began, Some(context.clone()));
         if found.is_empty() {
-            return say_founded(cx, &founder, &context, &args);
+            return say_founded(cx, &founder, &context, &wanted);
         }
         told.push(founder);
         let session = Session::of_context(&context).await?;
@@ -224,6 +232,9 @@ fn words_for(args: &FirmArgs, found: &Found) -> Outcome<Option<ProofWords>> {
     Ok(given.next().map(|(_, words)| *words))
 }
 
+/// What a cloud is called, where nobody says.
+const DEFAULT_CLOUD: &str = "cloud";
+
 /// A cloud that is to be, and what its first box is to be.
 pub(super) struct Founding {
     pub(super) cloud: Name,
@@ -235,7 +246,7 @@ pub(super) struct Founding {
 }
 
 /// It was told before, and whoever told it was called away: what is left is to get at it.
-fn is_founded(cloud: &Name, operator: &Operator, found: &Found) -> bool {
+pub(super) fn is_founded(cloud: &Name, operator: &Operator, found: &Found) -> bool {
     let about = &found.about;
     about.standing == "firm" && about.cloud_name.as_ref() == Some(cloud) && operator.knows(about.id)
 }
@@ -271,17 +282,17 @@ pub(super) async fn found_cloud(
     access(operator, found, &founding.cloud, founding.timeout).await
 }
 
-fn say_founded(cx: &Cx, told: &Told, context: &Name, args: &FirmArgs) -> Outcome {
+fn say_founded(cx: &Cx, told: &Told, context: &Name, founded: &Founding) -> Outcome {
     cx.out.answer(told, |out| {
         out.line(&format!(
             "{} {} is {} of cloud {}, after {:.1} s",
             out.paint(Tone::Good, "✓"),
             told.name,
-            args.roles,
-            args.cloud,
+            founded.roles,
+            founded.cloud,
             told.seconds
         ))?;
-        let next = if args.roles.has(Role::Web) {
+        let next = if founded.roles.has(Role::Web) {
             "firm new hello --template static && firm push hello"
         } else {
             "firm firm web NAME"
@@ -308,7 +319,7 @@ pub(super) async fn reset(cx: &Cx, args: ResetArgs) -> Outcome {
     cx.out.confirm(&what, args.yes)?;
     let cloud = found.about.cloud_name.clone();
     if !args.force {
-        leave_cloud(cx, &found, args.lose_data).await?;
+        Box::pin(leave_cloud(cx, &operator, &mut found, args.lose_data)).await?;
     }
     let order = order(&found, What::Reset)?;
     let began = Instant::now();
@@ -329,20 +340,21 @@ pub(super) async fn reset(cx: &Cx, args: ResetArgs) -> Outcome {
 }
 
 /// The box's cloud does without it from now on. A cloud of this box alone goes with it.
-async fn leave_cloud(cx: &Cx, found: &Found, lose_data: bool) -> Outcome {
-    let (Some(id), Some(name)) = (found.about.cloud, found.about.cloud_name.as_ref()) else { return Ok(()) };
+async fn leave_cloud(cx: &Cx, operator: &Operator, found: &mut Found, lose_data: bool) -> Outcome {
+    let (Some(id), Some(name)) = (found.about.cloud, found.about.cloud_name.clone()) else { return Ok(()) };
     if found.about.standing != "firm" {
         return Ok(());
     }
+    let me = found.about.id;
     let unasked = |failure: Failure| {
         failure.help(format!(
             "cloud {name} can't be asked whether it goes on without {}; reset it all the same: --force",
-            found.about.id.name()
+            me.name()
         ))
     };
     let known = contexts::load(&contexts::folder()?)?;
-    let candidates = cx.global.context.iter().chain(&known.current).chain([name]);
-    let mut failed = Failure::new(Exit::Unreachable, format!("there is no context for cloud {name}"));
+    let candidates = cx.global.context.iter().chain(&known.current).chain([&name]);
+    let mut failed = None;
     for context in candidates.filter(|context| known.contexts.contains_key(*context)) {
         let view = match Session::of_context(context).await {
             Ok(session) => cloud::view(&session).await.map(|view| (session, view)),
@@ -350,17 +362,29 @@ async fn leave_cloud(cx: &Cx, found: &Found, lose_data: bool) -> Outcome {
         };
         match view {
             Ok((session, Some(view))) if view.cloud == id => {
-                let Some(it) = view.boxes.iter().find(|it| it.id == found.about.id) else { return Ok(()) };
-                if view.boxes.len() == 1 {
-                    return Ok(());
-                }
-                return cloud::remove(cx, &session, &view, it, false, lose_data).await;
+                return leave(cx, &session, &view, me, lose_data).await;
             }
             Ok(_) => {}
-            Err(failure) => failed = failure,
+            Err(failure) => failed = Some(failure),
         }
     }
-    Err(unasked(failed))
+    if let Some(failure) = failed {
+        return Err(unasked(failure));
+    }
+    // Without a context for it the box's own door gives access to its cloud.
+    let answer = found.visit.access(operator.wish(id, me)?).await.map_err(|error| unasked(refused(found, &error)))?;
+    let session = Session::of(access_at(answer, found.address)?).await.map_err(unasked)?;
+    match cloud::view(&session).await.map_err(unasked)? {
+        Some(view) => leave(cx, &session, &view, me, lose_data).await,
+        None => Ok(()),
+    }
+}
+
+async fn leave(cx: &Cx, session: &Session, view: &api::CloudView, me: BoxId, lose_data: bool) -> Outcome {
+    match view.boxes.iter().find(|it| it.id == me) {
+        Some(it) if view.boxes.len() > 1 => cloud::remove(cx, session, view, it, false, lose_data).await,
+        _ => Ok(()),
+    }
 }
 
 /// The context that will be written must not take another cloud's place. One at this box's own address was this box's,
@@ -555,7 +579,7 @@ pub(super) async fn wait(cx: &Cx, operator: &Operator, found: &mut Found, wanted
 }
 
 /// Gets what this user's commands need, and keeps it as a context.
-async fn access(operator: &Operator, found: &mut Found, cloud: &Name, within: Duration) -> Outcome<Name> {
+pub(super) async fn access(operator: &Operator, found: &mut Found, cloud: &Name, within: Duration) -> Outcome<Name> {
     let began = Instant::now();
     let answer = loop {
         let of = found.about.cloud.ok_or_else(|| Failure::new(Exit::Refused, "the box is of no cloud"))?;
@@ -575,6 +599,13 @@ async fn access(operator: &Operator, found: &mut Found, cloud: &Name, within: Du
             }
         }
     };
+    let context = access_at(answer, found.address)?;
+    contexts::register(cloud, context, true)?;
+    Ok(cloud.clone())
+}
+
+/// What a door gave, as a context that leads there.
+fn access_at(answer: serde_json::Value, mut address: SocketAddr) -> Outcome<api::Context> {
     let mut context: api::Context = serde_json::from_value(answer).map_err(|error| {
         Failure::new(Exit::Refused, format!("what the box gives can't be read: {error}"))
             .help("are the box and this program of one version?")
@@ -585,11 +616,9 @@ async fn access(operator: &Operator, found: &mut Found, cloud: &Name, within: Du
             .help("are the box and this program of one version?"));
     }
     let port = context.address.trim_start_matches(':').parse().unwrap_or(443);
-    let mut address = found.address;
     address.set_port(port);
     context.address = address.to_string();
-    contexts::register(cloud, context, true)?;
-    Ok(cloud.clone())
+    Ok(context)
 }
 
 fn told(found: &Found, began: Instant, context: Option<Name>) -> Told {

@@ -141,6 +141,13 @@ impl Session {
         Self::connect(&global).await
     }
 
+    /// A cloud that no context leads to.
+    pub async fn of(context: Context) -> Outcome<Self> {
+        let client = tokio::time::timeout(CLIENT_CONNECT_TIME_MAX, Client::connect(context)).await;
+        let client = client.map_err(|_| Failure::new(Exit::Unreachable, "the box's cloud doesn't answer"))??;
+        Ok(Self { client, chosen: None, tenant: None })
+    }
+
     /// The same cloud, as the same user, asked at another of its boxes.
     pub async fn at(&self, address: String) -> Outcome<Self> {
         let context = Context { address, also: Vec::new(), ..self.client.context().clone() };

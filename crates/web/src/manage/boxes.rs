@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::{BoxAdmit, BoxView, CloudView, NearbyView, RecordPart, VitalsView};
-use base::limits::{BOX_DRAIN_TIME_MAX, VOTERS_TIME_MAX};
+use base::limits::{BOX_DRAIN_TIME_MAX, BOX_SILENCE, VOTERS_TIME_MAX};
 use base::{BoxId, Role};
 use http::StatusCode;
 use persist::record::Standing;
@@ -73,8 +73,14 @@ pub(crate) async fn box_remove(call: Call) -> Answer {
             call.propose(Command::BoxEvict { id, lose_data }).await?;
             return Ok(());
         }
+        if boxes.boxes.get(&id).is_some_and(|it| it.roles.has(Role::Persistence)) {
+            successor_lives(call, &boxes, id).await?;
+        }
         call.propose(Command::BoxDrain { id }).await?;
         no_member(call, id, lose_data).await?;
+        if !lose_data && boxes.boxes.get(&id).is_some_and(|it| it.joined.is_some() && it.roles.has(Role::Persistence)) {
+            drained(call, id).await?;
+        }
         call.propose(Command::BoxLeave { id, lose_data }).await?;
         Ok(())
     })
@@ -94,6 +100,34 @@ async fn forgotten(call: &Call, id: BoxId) -> Result<(), Refusal> {
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "not_drained", said)
             .help("try again in a moment; if it stays so, see who is silent with `firm status`")
     })
+}
+
+/// Waits until the box says that others have all that it held.
+async fn drained(call: &Call, id: BoxId) -> Result<(), Refusal> {
+    let gone = async {
+        while !call.cloud.vitals().await.get(&id).is_some_and(|heard| heard.vitals.drained) {
+            tokio::time::sleep(LOOK * 4).await;
+        }
+    };
+    tokio::time::timeout(BOX_DRAIN_TIME_MAX, gone).await.map_err(|_| {
+        let said = format!("files and code that {} holds are still on their way to other boxes", id.name());
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "not_drained", said)
+            .help("see who is silent with `firm status`, and try again: it goes on where it was")
+    })
+}
+
+/// Somebody who lives keeps the record without this box: nothing is begun that only a dead one could end.
+async fn successor_lives(call: &Call, boxes: &Boxes, id: BoxId) -> Result<(), Refusal> {
+    let vitals = call.cloud.vitals().await;
+    let lives = |it: &BoxId| vitals.get(it).is_some_and(|heard| heard.ago < BOX_SILENCE);
+    let mut others = boxes.with(Role::Persistence).filter(|it| it.id != id && !it.leaving).map(|it| it.id).peekable();
+    // Who is alone is refused by the record, in its own words.
+    if others.peek().is_none() || others.any(|it| lives(&it)) {
+        return Ok(());
+    }
+    let said = format!("no other box that could keep the record without {} answers", id.name());
+    Err(Refusal::new(StatusCode::CONFLICT, "needed", said)
+        .help("see who is silent with `firm status`, and start it first"))
 }
 
 /// Waits until the box neither votes on the record nor is told of it, and has sent away its data.

@@ -262,7 +262,9 @@ impl From<state::Refusal> for Refusal {
             R::FoundedAlready | R::NotFounded | R::NotAdmitted(_) | R::BoxThere { .. } => {
                 (StatusCode::CONFLICT, "not_now")
             }
-            R::NoMove | R::LastPersistence(_) | R::HoldsData { .. } => (StatusCode::CONFLICT, "needed"),
+            R::NoMove | R::LastPersistence(_) | R::LastAuth(_) | R::HoldsData { .. } => {
+                (StatusCode::CONFLICT, "needed")
+            }
             R::LiveStays
             | R::NoBurst
             | R::PromotedToItself

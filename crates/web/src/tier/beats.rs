@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,8 @@ pub(crate) struct Vitals {
     /// Commands that its record holds.
     pub(crate) record_index: u64,
     pub(crate) draining: bool,
+    /// It is about to go, and others have all that it held.
+    pub(crate) drained: bool,
     pub(crate) concerns: Vec<String>,
     /// Blank boxes that it hears, and where they say to be.
     pub(crate) nearby: Vec<(BoxId, Vec<SocketAddr>)>,
@@ -81,6 +84,7 @@ impl Cloud {
             since: self.since,
             record_index: self.record().index(),
             draining: self.is_draining(),
+            drained: self.drained.load(Ordering::Acquire),
             concerns: concerns.map(|concern| concern.chars().take(CONCERN_CHARS_MAX).collect()).collect(),
             nearby,
         }

@@ -260,7 +260,7 @@ impl Far {
     }
 
     /// Makes these chunks durable on the persistence tier, from here or from whoever has them.
-    pub(super) async fn lay(&self, here: &Chunks, tenant: TenantId, digests: Vec<Digest>) -> Result<(), LayError> {
+    pub(crate) async fn lay(&self, here: &Chunks, tenant: TenantId, digests: Vec<Digest>) -> Result<(), LayError> {
         let boxes = self.known.load_full().ok_or(LayError::NoHolders)?;
         let planned = tokio::task::spawn_blocking(move || Plan::new(&boxes, &digests.into_iter().collect()));
         let mut plan = planned.await.map_err(|_| LayError::Gone)?;

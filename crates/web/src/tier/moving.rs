@@ -1,10 +1,11 @@
-//! Databases go to another persistence box when theirs is about to go.
+//! Databases, and then what apps are made of, go to other persistence boxes when theirs is about to go.
 //!
 //! Their box holds each of them, carries its file over, and has the record say where it lives from then on. Writes are
 //! refused meanwhile, and reads too from the moment that somebody else may take the first write; whoever asks is told to try
 //! again in a moment. Whatever breaks before the record has changed leaves the database where it was.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -63,10 +64,17 @@ impl Cloud {
             let Some(boxes) = record.boxes() else { continue };
             let me = far.tier.me();
             if !boxes.boxes.get(&me).is_some_and(|it| it.leaving) {
+                self.drained.store(false, Ordering::Release);
                 continue;
             }
             let here: Vec<DatabaseId> =
                 boxes.homes.iter().filter(|(_, home)| **home == me).map(|(database, _)| *database).collect();
+            if here.is_empty() && !self.drained.load(Ordering::Acquire) {
+                match crate::sweep::lay_away(&self).await {
+                    Ok(()) => self.drained.store(true, Ordering::Release),
+                    Err(why) => tracing::warn!("what apps are made of can't go to other boxes yet: {why}"),
+                }
+            }
             for id in here {
                 let Some(tenant) = tenant_of(&record, id) else { continue };
                 match self.send_away(&far, Database { tenant, id }).await {

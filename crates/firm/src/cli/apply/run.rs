@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::super::exit::Exit;
 use super::super::failure::{Failure, Outcome};
-use super::super::firming::{Founding, Until, found_cloud, wait};
+use super::super::firming::{Founding, Until, access, found_cloud, is_founded, wait};
 use super::super::out::Tone;
 use super::super::segment::{self as nearby, Found, Operator, Seen as Looked};
 use super::super::session::Session;
@@ -70,8 +70,11 @@ pub(crate) async fn apply(cx: &Cx, args: Args) -> Outcome {
     let mut done = Vec::new();
     let mut said = BTreeSet::new();
     loop {
-        let seen = run.look().await?;
-        let known = run.known().await?;
+        let mut seen = run.look().await?;
+        let mut known = run.known().await?;
+        if known.is_none() && !args.dry_run && Box::pin(run.fetch_access(&mut seen)).await? {
+            known = run.known().await?;
+        }
         let reroles = if args.reroles { Reroles::Make } else { Reroles::Tell };
         let model: Vec<Seen> = seen.boxes.iter().map(|found| run.seen(found, &seen)).collect();
         let plan = plan(&file, &model, known.as_ref().map(|known| &known.cloud), reroles)
@@ -194,6 +197,14 @@ impl<'a> Run<'a> {
         let cloud = model(&session, &view, Some(self.file)).await?;
         self.view = Some(view.clone());
         Ok(Some(Known { session, view, cloud }))
+    }
+
+    /// A run that was cut off has founded the cloud and didn't get as far as its context.
+    async fn fetch_access(&mut self, seen: &mut Looked) -> Outcome<bool> {
+        let knows = |found: &&mut Found| is_founded(&self.file.cloud, &self.operator, found);
+        let Some(found) = seen.boxes.iter_mut().find(knows) else { return Ok(false) };
+        access(&self.operator, found, &self.file.cloud, self.args.timeout.0).await?;
+        Ok(true)
     }
 
     fn seen(&self, found: &Found, all: &Looked) -> Seen {
