@@ -240,6 +240,8 @@ fn a_box_obeys_its_operator_and_no_stranger() {
     assert!(said.contains("compared by nobody"), "{said}");
     let words = text(&stranger.look(&it)["words"]);
     let said = stranger.refused(&[&reset[..], &["--words", &words]].concat());
+    assert!(said.contains("none of cloud cloud's operators'"), "{said}");
+    let said = stranger.refused(&[&reset[..], &["--words", &words, "--force"]].concat());
     assert!(said.contains("none of its operators'"), "{said}");
     assert_eq!(stranger.look(&it)["state"], "firm");
 }

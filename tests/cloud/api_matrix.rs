@@ -72,6 +72,7 @@ impl World {
             "digest" => Digest::of(CHUNK).hex(),
             "secret" => "API_KEY".into(),
             "domain" => "shop.example".into(),
+            "box" => "amber-otter".into(),
             name => panic!("`{name}` is a new parameter: give it a value in World::present and World::absent"),
         }
     }
@@ -86,6 +87,7 @@ impl World {
             "digest" => Digest::of(b"absent").hex(),
             "secret" => "ABSENT".into(),
             "domain" => "absent.example".into(),
+            "box" => "absent-otter".into(),
             name => panic!("`{name}` is a new parameter: give it a value in World::present and World::absent"),
         }
     }
@@ -117,6 +119,7 @@ const CHUNK: &[u8] = b"a chunk of nobody's";
 /// A body that would do something, where `{}` wouldn't.
 fn body(operation: Operation) -> Value {
     match operation {
+        Operation::BoxAdmit => json!({ "id": "a".repeat(52), "roles": "web", "order": "intruder" }),
         Operation::TenantCreate => json!({ "tenant": "intruder" }),
         Operation::TenantChange => json!({ "limit": { "rate": "1000/s" } }),
         Operation::TokenCreate => json!({ "label": "intruder", "grant": "own" }),
@@ -214,7 +217,9 @@ fn who_may_is_never_turned_away() {
                 reply.failed
             );
             assert!(reply.status < 500, "{}: {}", named(endpoint, who), reply.text());
-            assert!(!reads || reply.status == 200, "{}: {}", named(endpoint, who), reply.text());
+            // This cloud is `firm up`, which has no boxes to tell of.
+            let wanted = if endpoint.operation == Operation::BoxList { 409 } else { 200 };
+            assert!(!reads || reply.status == wanted, "{}: {}", named(endpoint, who), reply.text());
         }
     }
 }
@@ -269,7 +274,9 @@ fn a_wrong_method_is_told_the_right_ones() {
 fn head_is_get_without_the_content() {
     let world = World::new();
     let bearer = format!("authorization: Bearer {}", world.operator);
-    for endpoint in ENDPOINTS.iter().filter(|endpoint| endpoint.method == Method::Get) {
+    // Of boxes `firm up` has none to tell.
+    let reads = |endpoint: &&Endpoint| endpoint.method == Method::Get && endpoint.operation != Operation::BoxList;
+    for endpoint in ENDPOINTS.iter().filter(reads) {
         let path = world.present_path(endpoint);
         let url = format!("https://api.localhost:{}{path}", world.node.tls_port());
         for version in ["--http1.1", "--http2"] {

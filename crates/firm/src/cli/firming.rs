@@ -17,7 +17,7 @@ use super::exit::Exit;
 use super::failure::{Failure, Outcome};
 use super::out::Tone;
 use super::segment::{self as nearby, Found, LOOK_AGAIN, Operator};
-use super::session::Session;
+use super::session::{self, Session};
 use super::{Cx, cloud, contexts, joining, when};
 
 #[derive(Debug, clap::Args)]
@@ -131,7 +131,7 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
         timeout: args.timeout.0,
     };
     let mut operator = Operator::open()?;
-    let (session, joined) = if args.new { (None, None) } else { cloud_of_context(cx).await? };
+    let (session, joined, unreached) = if args.new { (None, None, None) } else { cloud_of_context(cx).await? };
     let joined = joined.filter(|view| args.cloud.as_ref().is_none_or(|cloud| *cloud == view.name));
     if joined.is_none() && !args.roles.has(Role::Persistence) {
         return Err(Failure::usage(format!("a cloud's first box keeps its record, and `{}` doesn't", args.roles))
@@ -143,6 +143,12 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
     let mut found = Vec::with_capacity(names.len());
     for name in names {
         found.push(seen.take(name)?);
+    }
+    // A cloud that doesn't answer at a box which isn't its any more is gone with it: the box was reset.
+    if let Some((context, failure)) = unreached
+        && found.first().is_none_or(|first| context.parse().ok() != Some(first.address.ip()))
+    {
+        return Err(failure);
     }
     // A cloud whose access was never fetched has a name already.
     if let (None, None, Some(first)) = (&joined, &args.cloud, found.first())
@@ -201,21 +207,28 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
 }
 
 /// The cloud of the context, if it is made of boxes. None where there is no context, or one of `firm up`.
-async fn cloud_of_context(cx: &Cx) -> Outcome<(Option<Session>, Option<api::CloudView>)> {
+///
+/// Where it doesn't answer: at which address, and what to say of it.
+async fn cloud_of_context(cx: &Cx) -> Outcome<(Option<Session>, Option<api::CloudView>, Option<(String, Failure)>)> {
     if cx.global.context.is_none() && contexts::load(&contexts::folder()?)?.current.is_none() {
-        return Ok((None, None));
+        return Ok((None, None, None));
     }
     let session = match cx.session().await {
         Ok(session) => session,
         Err(failure) => {
-            return Err(failure
-                .help("the context's cloud must answer for a box to join it; to found another cloud instead: --new"));
+            let exit = failure.exit;
+            let failure = failure
+                .help("the context's cloud must answer for a box to join it; to found another cloud instead: --new");
+            if exit != Exit::Unreachable {
+                return Err(failure);
+            }
+            let address = session::choose(&cx.global)?.context.address;
+            return Ok((None, None, Some((session::host_of(&address).to_owned(), failure))));
         }
     };
-    let view = cloud::view(&session).await?;
-    Ok(match view {
-        Some(view) => (Some(session), Some(view)),
-        None => (None, None),
+    Ok(match cloud::view(&session).await? {
+        Some(view) => (Some(session), Some(view), None),
+        None => (None, None, None),
     })
 }
 
