@@ -110,10 +110,14 @@ async fn who_may_ask_what_is_told_by_the_record() {
     let known = &town.clouds[0].far.as_ref().expect("it is one of several").known;
     for method in Method::ALL {
         assert_eq!(Method::of(method.number()), Some(method));
-        assert!(may_ask(known, id(1), method));
-        assert_eq!(may_ask(known, id(2), method), method != Method::Data, "an auth box asks for {method:?}");
+        // Databases come from those that hold them, and are asked by those that hold data or run code.
+        let of_data = [Method::Data, Method::DataOfMany].contains(&method);
+        let sends = method == Method::Database;
+        assert!(may_ask(known, id(0), method));
+        assert_eq!(may_ask(known, id(1), method), !sends, "a web box asks for {method:?}");
+        assert_eq!(may_ask(known, id(2), method), !of_data && !sends, "an auth box asks for {method:?}");
         assert!(!may_ask(known, id(7), method), "a stranger asks for {method:?}");
-        assert!(!may_ask(&Arc::default(), id(1), method), "nobody is known, and somebody asks");
+        assert!(!may_ask(&Arc::default(), id(0), method), "nobody is known, and somebody asks");
         // What the record is asked it judges by itself.
         let refused = town.clouds[0].answer(id(7), method, Bytes::new()).await.is_err();
         assert!(refused || method == Method::Record);

@@ -177,6 +177,8 @@ fn a_record_that_forgets_its_auth_boxes_brings_nobody_back() {
     join(&mut record, AUTH, OPERATOR);
     token(&mut record, 1, Some(AUTH));
     makers.look(&far, &record);
+    // The record keeps its last auth box, so those that write it bring one of their own first.
+    join(&mut record, OTHER, KEEPER);
     apply(&mut record, Command::BoxEvict { id: AUTH, lose_data: false });
     let forged = token(&mut record, 2, None);
     makers.look(&far, &record);
