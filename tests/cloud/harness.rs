@@ -199,10 +199,7 @@ impl Node {
     /// What `firm … --json` answered.
     #[track_caller]
     pub(crate) fn json(&self, args: &[&str]) -> Value {
-        let ran = self.firm(&[args, &["--json"]].concat());
-        assert_eq!(ran.code, 0, "firm {args:?}: {}{}", ran.stdout, ran.stderr);
-        serde_json::from_str(&ran.stdout)
-            .unwrap_or_else(|error| panic!("firm {args:?} printed {}: {error}", ran.stdout))
+        answered(args, &self.firm(&[args, &["--json"]].concat()))
     }
 
     /// Pushes a folder or component as `app`, and gives what `firm push --json` answered.
@@ -364,6 +361,13 @@ pub(crate) struct Ran {
     pub(crate) code: i32,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
+}
+
+/// What `firm … --json` answered, given these words.
+#[track_caller]
+pub(crate) fn answered(args: &[&str], ran: &Ran) -> Value {
+    assert_eq!(ran.code, 0, "firm {args:?}: {}{}", ran.stdout, ran.stderr);
+    serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("firm {args:?} printed {}: {error}", ran.stdout))
 }
 
 /// Runs a command to its end.

@@ -28,12 +28,7 @@ fn a_box_that_is_reset_leaves_and_may_come_again() {
     let mut lab = Lab::six();
     lab.push_page("hello", "G'day");
     lab.push_kv("notes");
-    for number in WEB {
-        eventually(&format!("b{number} serves"), || lab.page(number, "hello") == "G'day");
-        eventually(&format!("b{number} runs code"), || {
-            lab.kv(None, number, "notes", "op=set&key=k&value=kept").is_ok()
-        });
-    }
+    lab.serve_both();
     let leaves = |lab: &Lab, number: usize| {
         let ran = lab.reset(number, &[]);
         assert_eq!(ran.code, 0, "b{number}: {}{}", ran.stdout, ran.stderr);
@@ -72,12 +67,7 @@ fn a_box_changes_its_role_in_one_call_while_the_cloud_answers() {
     let held = holder(&lab);
     let changes = KEEPERS.into_iter().find(|number| *number != held).expect("three keep the record");
     lab.push_page("hello", "G'day");
-    for number in WEB {
-        eventually(&format!("b{number} serves"), || lab.page(number, "hello") == "G'day");
-        eventually(&format!("b{number} runs code"), || {
-            lab.kv(None, number, "notes", "op=set&key=k&value=kept").is_ok()
-        });
-    }
+    lab.serve_both();
     let (name, doors) = (lab.name(changes).to_owned(), lab.doors(&[changes]));
     let (is_done, failed, answered) = (AtomicBool::new(false), AtomicBool::new(false), AtomicBool::new(false));
     let told = thread::scope(|scope| {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::harness::{FIRM, Ran, arg, cache, guest_with, run, site};
+use crate::harness::{FIRM, Ran, answered, arg, cache, guest_with, run, site};
 use crate::waiting::eventually_within;
 
 /// What a fact may take to become true on a machine that is busy with other tests: a lost box is noticed in seconds, and
@@ -153,10 +153,18 @@ impl Lab {
     /// What `firm … --json` answered.
     #[track_caller]
     pub(crate) fn json(&self, args: &[&str]) -> Value {
-        let ran = self.firm(&[args, &["--json"]].concat());
-        assert_eq!(ran.code, 0, "firm {args:?}: {}{}", ran.stdout, ran.stderr);
-        serde_json::from_str(&ran.stdout)
-            .unwrap_or_else(|error| panic!("firm {args:?} printed {}: {error}", ran.stdout))
+        answered(args, &self.firm(&[args, &["--json"]].concat()))
+    }
+
+    /// Waits until every web box serves the page `hello` and has written `kept` under `k` of the app `notes`.
+    #[track_caller]
+    pub(crate) fn serve_both(&self) {
+        for number in WEB {
+            eventually(&format!("b{number} serves"), || self.page(number, "hello") == "G'day");
+            eventually(&format!("b{number} runs code"), || {
+                self.kv(None, number, "notes", "op=set&key=k&value=kept").is_ok()
+            });
+        }
     }
 
     // ---- what happens to boxes ----

@@ -46,12 +46,7 @@ fn web_boxes_serve_on_while_nobody_keeps_the_record() {
     let lab = Lab::six();
     lab.push_page("hello", "G'day");
     lab.push_kv("notes");
-    for number in WEB {
-        eventually(&format!("b{number} serves"), || lab.page(number, "hello") == "G'day");
-        eventually(&format!("b{number} runs code"), || {
-            lab.kv(None, number, "notes", "op=set&key=k&value=kept").is_ok()
-        });
-    }
+    lab.serve_both();
     for number in KEEPERS {
         lab.kill(number);
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use base::limits::{BOX_LABELS_MAX, DOORS_MAX, OPERATORS_MAX, SIGHTING_ADDRESSES_MAX};
+use base::limits::{BOX_LABELS_MAX, DOORS_MAX, LINK_PORT_AFTER, OPERATORS_MAX, SIGHTING_ADDRESSES_MAX};
 use base::{BoxId, CloudId, Domain, Name, Roles, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +83,20 @@ pub enum Way {
 pub struct Door {
     pub id: BoxId,
     pub addresses: Vec<SocketAddr>,
+}
+
+impl Door {
+    /// The door of a box whose links are listened for there.
+    #[must_use]
+    pub fn beside(id: BoxId, links: &[SocketAddr]) -> Self {
+        Self { id, addresses: links.iter().copied().map(Self::address_beside).collect() }
+    }
+
+    /// Where one knocks at a box whose links are listened for there.
+    #[must_use]
+    pub fn address_beside(link: SocketAddr) -> SocketAddr {
+        SocketAddr::new(link.ip(), link.port().saturating_sub(LINK_PORT_AFTER))
+    }
 }
 
 /// What a box is once it is firm.

@@ -392,6 +392,25 @@ impl Databases {
     }
 }
 
+/// Where a database's file lies. Made of numbers alone.
+fn file_of(root: &Path, db: Database) -> PathBuf {
+    dir_of(root, db).join(format!("{}.sqlite", db.id))
+}
+
+fn dir_of(root: &Path, db: Database) -> PathBuf {
+    root.join(db.tenant.to_string())
+}
+
+/// The directory of a tenant's databases, made where it is missing.
+fn make_dir(root: &Path, db: Database) -> io::Result<()> {
+    let dir = dir_of(root, db);
+    if !dir.exists() {
+        disk::create_dir(&dir)?;
+        disk::sync_dir(root)?;
+    }
+    Ok(())
+}
+
 async fn put(queue: &Arc<Queue>, db: Database, bucket: Name, operation: Operation) -> Result<Answer, KvError> {
     let (answer, answered) = oneshot::channel();
     queue.push(db, Job { bucket, bytes: operation.bytes(), operation, reply: Reply::new(answer) })?;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use base::limits::{LINK_PORT_AFTER, SIGHTING_ADDRESSES_MAX};
+use base::limits::SIGHTING_ADDRESSES_MAX;
 use base::{BoxId, Timestamp};
 use firming::{Door, Happened, OrderId, Task, Way};
 use segment::authority::SystemClock;
@@ -29,8 +29,7 @@ pub(super) enum Asked {
 
 /// The doors of those that keep the record, by where their links are.
 pub(super) fn doors_of(boxes: &[CloudBox]) -> Vec<Door> {
-    let knock = |link: &SocketAddr| SocketAddr::new(link.ip(), link.port().saturating_sub(LINK_PORT_AFTER));
-    boxes.iter().map(|it| Door { id: it.id, addresses: it.addresses.iter().map(knock).collect() }).collect()
+    boxes.iter().map(|it| Door::beside(it.id, &it.addresses)).collect()
 }
 
 /// Asks at each door, at each of its addresses, until one lets this box in.

@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use base::limits::{KNOCK_PORT, LINK_PORT_AFTER};
+use base::limits::KNOCK_PORT;
 use base::{BoxId, Bytes, CloudId, Name, Roles};
+use firming::Door;
 use segment::knock::Hardware;
 use serde::Serialize;
 
@@ -90,7 +91,7 @@ pub(super) async fn run(cx: &Cx, args: Args) -> Outcome {
         }
         let name = view.as_ref().map(|view| view.name.clone());
         for it in &told.elsewhere {
-            let knock = |link: &SocketAddr| shown(SocketAddr::new(link.ip(), link.port() - LINK_PORT_AFTER));
+            let knock = |link: &SocketAddr| shown(Door::address_beside(*link));
             table.row([
                 it.name.to_string(),
                 cloud::state(it).to_owned(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use api::{BoxView, CloudView, RecordPart};
 use base::limits::{
     BOX_DRAIN_TIME_MAX, BOX_LOOK_TIME_MAX, BOX_SILENCE, CLIENT_ANSWER_TIME_MAX, CONTEXT_ADDRESSES_MAX, DRAIN_WAIT_MAX,
-    LINK_PORT_AFTER, SIGHTING_ADDRESSES_MAX,
+    SIGHTING_ADDRESSES_MAX,
 };
 use base::{BoxId, Name, Role};
 use firming::Door;
@@ -77,8 +77,8 @@ pub(super) fn place_with(place: &Where, view: Option<&CloudView>, wanted: &[&str
     let mut place = place.clone();
     let Some(view) = view else { return place };
     let is_wanted = |id: BoxId| wanted.is_empty() || wanted.iter().any(|wanted| is_called(id, wanted));
-    let knock = |link: &SocketAddr| SocketAddr::new(link.ip(), link.port().saturating_sub(LINK_PORT_AFTER));
-    let own = view.boxes.iter().filter(|it| is_wanted(it.id)).filter_map(|it| it.addresses.first().map(knock));
+    let own = view.boxes.iter().filter(|it| is_wanted(it.id)).filter_map(|it| it.addresses.first());
+    let own = own.copied().map(Door::address_beside);
     let heard = view.nearby.iter().filter(|it| is_wanted(it.id)).filter_map(|it| it.addresses.first().copied());
     for address in own.chain(heard) {
         if !place.at.contains(&address) {
@@ -105,15 +105,12 @@ pub(super) fn is_silent(it: &BoxView) -> bool {
 
 /// Where a box that joins knocks.
 pub(super) fn doors(view: &CloudView) -> Vec<Door> {
-    let knock = |link: &SocketAddr| SocketAddr::new(link.ip(), link.port().saturating_sub(LINK_PORT_AFTER));
     let mut keepers: Vec<&BoxView> =
         view.boxes.iter().filter(|it| it.roles.has(Role::Persistence) && it.joined.is_some() && !it.leaving).collect();
     // Those that live first, and of them those whose record is the newest.
     keepers.sort_by_key(|it| (is_silent(it), it.record == RecordPart::StandsBy));
-    let door = |it: &BoxView| Door {
-        id: it.id,
-        addresses: it.addresses.iter().take(SIGHTING_ADDRESSES_MAX).map(knock).collect(),
-    };
+    let links = |it: &BoxView| it.addresses.iter().copied().take(SIGHTING_ADDRESSES_MAX).collect::<Vec<_>>();
+    let door = |it: &BoxView| Door::beside(it.id, &links(it));
     keepers.into_iter().take(base::limits::DOORS_MAX).map(door).collect()
 }
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::failure::{Failure, Outcome};
-use super::out::Tone;
+use super::out::{Out, Tone};
 use super::segment::{self as nearby, Found, LOOK_AGAIN, Operator};
 use super::session::{self, Session};
 use super::{Cx, cloud, contexts, joining, when};
@@ -193,14 +193,7 @@ pub(super) async fn firm(cx: &Cx, args: FirmArgs) -> Outcome {
     }
     cx.out.answer(&told, |out| {
         for one in &told {
-            out.line(&format!(
-                "{} {} is {} of cloud {}, after {:.1} s",
-                out.paint(Tone::Good, "✓"),
-                one.name,
-                wanted.roles,
-                view.name,
-                one.seconds
-            ))?;
+            say_firm(out, one, &wanted.roles, &view.name)?;
         }
         Ok(())
     })
@@ -295,16 +288,15 @@ pub(super) async fn found_cloud(
     access(operator, found, &founding.cloud, founding.timeout).await
 }
 
+fn say_firm(out: &Out, told: &Told, roles: &Roles, cloud: &Name) -> Outcome {
+    let Told { name, seconds, .. } = told;
+    let done = out.paint(Tone::Good, "✓");
+    out.line(&format!("{done} {name} is {roles} of cloud {cloud}, after {seconds:.1} s"))
+}
+
 fn say_founded(cx: &Cx, told: &Told, context: &Name, founded: &Founding) -> Outcome {
     cx.out.answer(told, |out| {
-        out.line(&format!(
-            "{} {} is {} of cloud {}, after {:.1} s",
-            out.paint(Tone::Good, "✓"),
-            told.name,
-            founded.roles,
-            founded.cloud,
-            told.seconds
-        ))?;
+        say_firm(out, told, &founded.roles, &founded.cloud)?;
         let next = if founded.roles.has(Role::Web) {
             "firm new hello --template static && firm push hello"
         } else {
@@ -493,15 +485,8 @@ fn uncompared(name: &Name) -> Failure {
 }
 
 pub(super) fn order(found: &Found, what: What) -> Outcome<Order> {
-    let id = OrderId(data_encoding::HEXLOWER.encode(&random::<16>()?));
+    let id = OrderId(data_encoding::HEXLOWER.encode(&nearby::random::<16>()?));
     Ok(Order { id, to: found.about.id, what })
-}
-
-fn random<const N: usize>() -> Outcome<[u8; N]> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Failure::new(Exit::Refused, format!("the system gives no random bytes: {error}")))?;
-    Ok(bytes)
 }
 
 /// Gives the box an order, over a line of its own: the one that there was may have been idle for long. A line that breaks before

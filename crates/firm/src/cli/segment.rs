@@ -110,9 +110,7 @@ impl Operator {
 
     /// This operator's wish for a token, at the door of that box.
     pub(super) fn wish(&self, cloud: CloudId, door: BoxId) -> Outcome<serde_json::Value> {
-        let mut nonce = [0; 16];
-        getrandom::fill(&mut nonce)
-            .map_err(|error| Failure::new(Exit::Refused, format!("the system gives no random bytes: {error}")))?;
+        let nonce = random()?;
         let (by, at) = (self.identity.id(), when::now());
         let signature = self.identity.sign_text(Context::Word, &auth::access_word(cloud, door, at, nonce));
         let wish = web::AccessWish { at, nonce, by, signature };
@@ -123,6 +121,14 @@ impl Operator {
         let known = |id| self.remembered.get(&id).map(|introduced| introduced.with);
         Visit::knock(address, &self.identity, wanted, known).await
     }
+}
+
+/// Random bytes from the system.
+pub(super) fn random<const N: usize>() -> Outcome<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Failure::new(Exit::Refused, format!("the system gives no random bytes: {error}")))?;
+    Ok(bytes)
 }
 
 /// A place to knock, and who is said to be there.
@@ -334,10 +340,13 @@ impl Seen {
 
     /// The one box that is called so: its name, long name or id.
     pub(super) fn take(&mut self, called: &str) -> Outcome<Found> {
-        let is_called =
-            |id: BoxId| id.name().as_str() == called || id.long_name().as_str() == called || id.to_string() == called;
-        let which: Vec<_> =
-            self.boxes.iter().enumerate().filter(|(_, found)| is_called(found.about.id)).map(|(at, _)| at).collect();
+        let which: Vec<_> = self
+            .boxes
+            .iter()
+            .enumerate()
+            .filter(|(_, found)| is_called(found.about.id, called))
+            .map(|(at, _)| at)
+            .collect();
         match which.as_slice() {
             [only] => {
                 let found = self.boxes.remove(*only);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use base::Digest;
 use base::limits::DATABASE_BYTES_MAX;
 
-use super::{Answer, Database, Databases, KvError, Operation, put};
+use super::{Answer, Database, Databases, KvError, Operation, file_of, make_dir, put};
 use crate::disk;
 
 /// Why a database's file can't be carried.
@@ -91,10 +91,7 @@ impl Databases {
         }
         let path = self.path(db);
         let failed = |source| MoveError::File { path: path.clone(), source };
-        let dir = self.inner.root.join(db.tenant.to_string());
-        if !dir.exists() {
-            disk::create_dir(&dir).and_then(|()| disk::sync_dir(&self.inner.root)).map_err(failed)?;
-        }
+        make_dir(&self.inner.root, db).map_err(failed)?;
         let unfinished = path.with_extension("sqlite.arriving");
         disk::or_gone(fs::remove_file(&unfinished)).map_err(failed)?;
         let file = disk::create_file(&unfinished).map_err(failed)?;
@@ -103,7 +100,7 @@ impl Databases {
     }
 
     fn path(&self, db: Database) -> PathBuf {
-        self.inner.root.join(db.tenant.to_string()).join(format!("{}.sqlite", db.id))
+        file_of(&self.inner.root, db)
     }
 
     async fn manage(&self, db: Database, operation: impl Fn() -> Operation) -> Result<(), KvError> {

@@ -1,11 +1,11 @@
 //! A thread of databases: takes turns from its queue, keeps open what it used last, answers after the commit.
 
 use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
-use std::{fs, io};
 
 use base::limits::{
     DATABASE_BYTES_PER_TURN_MAX, DATABASE_DROPPED_KEPT, DATABASES_DROPPED_LOOK_THROUGH, DATABASES_OPEN_PER_THREAD_MAX,
@@ -17,7 +17,7 @@ use super::desk::Mail;
 use super::file::{DatabaseFile, Undone};
 use super::queue::{Job, Queue};
 use super::tally::Tally;
-use super::{Answer, Database, KvError, Operation, Page};
+use super::{Answer, Database, KvError, Operation, Page, dir_of, file_of, make_dir};
 use crate::disk::{self, Room};
 
 /// Which of a database's two threads this is.
@@ -153,7 +153,7 @@ impl Worker {
                 Lane::Read => DatabaseFile::open_to_read(&self.path(db), self.bytes_max)?,
                 Lane::Write if self.dropped.contains_key(&db) => return Err(KvError::Deleted),
                 Lane::Write => {
-                    self.make_dir(db)
+                    make_dir(&self.root, db)
                         .map_err(|error| KvError::Broken(format!("its directory can't be made: {error}")))?;
                     Some(DatabaseFile::open_to_write(&self.path(db), self.bytes_max)?)
                 }
@@ -171,21 +171,8 @@ impl Worker {
         Ok(Some(&open.file))
     }
 
-    fn dir(&self, db: Database) -> PathBuf {
-        self.root.join(db.tenant.to_string())
-    }
-
     fn path(&self, db: Database) -> PathBuf {
-        self.dir(db).join(format!("{}.sqlite", db.id))
-    }
-
-    fn make_dir(&self, db: Database) -> io::Result<()> {
-        let dir = self.dir(db);
-        if !dir.exists() {
-            disk::create_dir(&dir)?;
-            disk::sync_dir(&self.root)?;
-        }
-        Ok(())
+        file_of(&self.root, db)
     }
 
     /// What is in the file then is all there is, and stays so.
@@ -230,7 +217,7 @@ impl Worker {
                 .map_err(|error| KvError::Broken(format!("its file can't be removed: {error}")))?;
         }
         // It stays for as long as the tenant has another.
-        let _ = fs::remove_dir(self.dir(db));
+        let _ = fs::remove_dir(dir_of(&self.root, db));
         Ok(())
     }
 }

@@ -195,7 +195,7 @@ fn view(it: &CloudBox, boxes: &Boxes, standing: &Standing, vitals: &BTreeMap<Box
         databases: boxes.homes.values().filter(|home| **home == it.id).count() as u64,
         record,
         vitals: vitals.get(&it.id).map(|heard| VitalsView {
-            heard_ms_ago: millis(heard.ago),
+            heard_ms_ago: heard.millis_ago(),
             version: heard.vitals.version.clone(),
             since: heard.vitals.since,
             record_index: heard.vitals.record_index,
@@ -217,8 +217,4 @@ fn nearby(boxes: &Boxes, vitals: &BTreeMap<BoxId, Heard>) -> Vec<NearbyView> {
         }
     }
     all.into_values().collect()
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

@@ -44,6 +44,12 @@ pub(crate) struct Heard {
     pub(crate) ago: Duration,
 }
 
+impl Heard {
+    pub(crate) fn millis_ago(&self) -> u64 {
+        u64::try_from(self.ago.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
 /// What the others said last. Of boxes of the cloud alone, so there are no more than those.
 #[derive(Default)]
 pub(crate) struct Beats(Mutex<BTreeMap<BoxId, (Vitals, Instant)>>);
@@ -158,9 +164,8 @@ impl Cloud {
                 Err(error) => Err(format!("no vitals: {error}")),
             }),
             Method::Vitals if is_member() => {
-                let millis = |ago: Duration| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
                 let all: Vec<_> =
-                    self.beats.all().into_iter().map(|(id, heard)| (id, millis(heard.ago), heard.vitals)).collect();
+                    self.beats.all().into_iter().map(|(id, heard)| (id, heard.millis_ago(), heard.vitals)).collect();
                 Some(postcard::to_allocvec(&all).map(Bytes::from).map_err(|error| error.to_string()))
             }
             Method::Beat | Method::Vitals => Some(Err(format!("{} is no box of this cloud", from.long_name()))),
